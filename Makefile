@@ -1,0 +1,79 @@
+# eomirror: every verb of this checkout. `make` alone lists them.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON := $(shell PYTHON="$(PYTHON)" integration/prereqs.sh --python)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -q
+LOCKED := $(VENV)/.locked
+BUILT := $(VENV)/.built
+KERNEL := setup.py pyproject.toml $(wildcard eomirror/*.pyx eomirror/*.pxd eomirror/fastpath/*)
+KAFKA := .work/kafka/$(shell sha256sum pom.xml | cut -c1-16).stamp
+COMMA := ,
+SKIPPED := $(subst $(COMMA), ,$(ALLOW_SKIP))
+
+.PHONY: help
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: prereqs
+prereqs: ## print what this machine must have: version, found or missing, package
+	@PYTHON="$(PYTHON)" integration/prereqs.sh
+
+.PHONY: venv
+venv: $(BUILT) ## virtual environment from the lock file, with the compiled extension
+
+$(LOCKED): requirements.lock | prereqs
+	@echo "virtual environment"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements.lock
+	@touch $@
+
+$(BUILT): $(LOCKED) $(KERNEL) | prereqs
+	@echo "compiled extension"
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+.PHONY: kafka
+kafka: $(KAFKA) ## Kafka's jars for the test clusters, in .work/kafka/libs
+
+$(KAFKA): | prereqs
+	@echo "Kafka's jars"
+	@rm -rf .work/kafka
+	@mkdir -p .work/kafka
+	@mvn -B -q -f pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.work/kafka/libs \
+		> .work/kafka/maven.log 2>&1 || { cat .work/kafka/maven.log; exit 1; }
+	@touch $@
+
+.PHONY: demo
+demo: $(BUILT) $(KAFKA) ## a million records mirrored, killed again and again, checked (KEEP=1 leaves the clusters up)
+	@$(BIN)/python -m integration.demo
+
+.PHONY: test
+test: $(BUILT) $(if $(filter java maven integration,$(SKIPPED)),,$(KAFKA)) ## lint, types, unit and integration tests (ALLOW_SKIP=name skips one by name)
+	@ALLOW_SKIP="$(ALLOW_SKIP)" $(BIN)/python -m integration.suite
+
+.PHONY: test-unit
+test-unit: $(BUILT) ## unit tests: seconds, no broker
+	@$(BIN)/python -m pytest tests
+
+.PHONY: lint
+lint: $(BUILT) ## ruff and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(BUILT) ## rewrite the code as ruff wants it
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: clean
+clean: ## remove everything that make made
+	rm -rf $(VENV) .work build dist *.egg-info eomirror/_fastpath*.so eomirror/_fastpath.c eomirror/_fastpath.html
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find eomirror tests integration bench -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""`python -m eomirror.cli`."""
+
+from eomirror.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""Every client and connection is made here: one set of keys per cluster, one place that reads them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from eomirror import logs
+from eomirror.brokers import CONNECT_SECONDS, REQUEST_SECONDS, Brokers
+from eomirror.config import ClusterConfig
+from eomirror.errors import Preflight
+from eomirror.wire import END_TXN, PRODUCE, Address, Network, TcpNetwork
+
+# What is set whatever the configuration says, and why. The configuration refuses these keys; it never ignores them.
+FORCED_ADMIN: Final[dict[str, tuple[Any, str]]] = {
+    "allow.auto.create.topics": (False, "asking for a topic must never create it"),
+}
+FORCED_PRODUCER: Final[dict[str, tuple[Any, str]]] = {
+    "allow.auto.create.topics": (False, "a control topic that is missing is an error, not a new topic"),
+    "enable.idempotence": (True, "an order is written once"),
+    "acks": ("all", "an order that was confirmed must survive a broker"),
+    "message.timeout.ms": (15000, "a person waits for the answer"),
+}
+
+log = logs.get("librdkafka")
+
+
+class Cluster:
+    """One configured cluster: makes connections for threads and clients for tools."""
+
+    def __init__(self, name: str, config: ClusterConfig, network: Network | None = None) -> None:
+        self.name = name
+        self.config = config
+        self.network = network or TcpNetwork()
+        self._admin: AdminClient | None = None
+
+    @property
+    def rack(self) -> str:
+        return self.config.client.get("client.rack", "")
+
+    def brokers(self, role: str) -> Brokers:
+        """Connections for one thread; `role` shows in the client id, and so in the brokers' logs and quotas."""
+        keys = self.config.client
+        return Brokers(
+            self.name,
+            [Address(*one) for one in self.config.addresses],
+            f"{keys.get('client.id', 'eomirror')}-{role}",
+            self.network,
+            connect_seconds=int(keys.get("socket.connection.setup.timeout.ms", CONNECT_SECONDS * 1000)) / 1000,
+            request_seconds=int(keys.get("socket.timeout.ms", REQUEST_SECONDS * 1000)) / 1000,
+        )
+
+    def admin(self) -> AdminClient:
+        """For topics and their configs; one per cluster, which keeps it alive until its futures are done."""
+        if self._admin is None:
+            self._admin = AdminClient(self._client(FORCED_ADMIN))
+        return self._admin
+
+    def producer(self) -> Producer:
+        """For the control topic only; mirrored records never pass through it."""
+        return Producer(self._client(FORCED_PRODUCER))
+
+    def _client(self, forced: dict[str, tuple[Any, str]]) -> dict[str, Any]:
+        options: dict[str, Any] = {"bootstrap.servers": self.config.bootstrap, **self.config.client}
+        options.update({key: value for key, (value, _) in forced.items()})
+        options["logger"] = log
+        return options
+
+
+def require_transactions(target: Brokers) -> None:
+    """Raises Preflight unless the target speaks transactions version 2 (KIP-890) and topic ids in Produce."""
+    connection = target.any()
+    level = None if connection.features is None else connection.features.get("transaction.version", 0)
+    if level is None or level < 2 or not connection.supports(END_TXN) or not connection.supports(PRODUCE):
+        found = "unknown" if level is None else str(level)
+        raise Preflight(
+            f"cluster {target.name}: transaction.version is {found}, eomirror needs 2 (Kafka 4.1 or newer)",
+            hint="Where the brokers are new enough: kafka-features.sh upgrade --feature transaction.version=2",
+        )
+
+
+logging.getLogger("confluent_kafka").addHandler(logging.NullHandler())

@@ -1,0 +1,101 @@
+"""The frozen values that cross modules."""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+
+from eomirror.errors import Reason
+from eomirror.records import Desired, Owner, State
+
+RouteKey = tuple[str, int]
+
+
+def lane_of(topic: str, partition: int, lanes: int) -> int:
+    """The lane that owns a partition. Fixed for the life of a flow: a position is only ever looked for there."""
+    return (zlib.crc32(topic.encode()) + partition) % lanes
+
+
+class RouteSpec(msgspec.Struct, frozen=True):
+    """A source partition that is to be mirrored, as discovery sees it.
+
+    `start` is a timestamp in ms, EARLIEST or LATEST; it counts only until the first checkpoint pins a position.
+    `max_batch_bytes` is the target topic's max.message.bytes. `target_topic_id` is the target topic's now, so that a
+    target that was created again is news. `obstacle` says why nothing may be written there, None if nothing speaks
+    against it. `gone` says that the source has no such topic any more.
+    """
+
+    topic: str
+    partition: int
+    source_topic_id: str
+    start: int
+    max_batch_bytes: int
+    target_topic_id: str = ""
+    obstacle: str | None = None
+    gone: bool = False
+
+    @property
+    def key(self) -> RouteKey:
+        return self.topic, self.partition
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a lane is told from outside; replaced as a whole, compared by identity."""
+
+    routes: dict[RouteKey, RouteSpec] = {}
+    desired: dict[RouteKey, Desired] = {}
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """A route as the running lane sees it, for progress lines. `stable` is the source's last stable offset."""
+
+    key: RouteKey
+    state: State
+    next_offset: int
+    stable: int | None
+    trouble: str | None
+    reason: Reason | None
+
+
+class LaneView(msgspec.Struct, frozen=True):
+    """A lane at one moment, after a commit or an idle cycle."""
+
+    lane: int
+    n: int
+    records: int
+    bytes: int
+    transactions: int
+    rewinds: int
+    routes: tuple[RouteView, ...]
+    caught_up: bool
+    waiting: str | None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Who runs a lane, and of which flow. `checkpoint_id` is the checkpoint topic's id when the flow was claimed."""
+
+    flow: str
+    lane: int
+    source_cluster_id: str
+    owner: Owner
+    checkpoint_id: str
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What one commit proved."""
+
+    n: int
+    identity: str
+    records: int
+    bytes: int
+    routes: int
+    seconds: float
+    ledgered: bool
+
+    def __str__(self) -> str:
+        ledger = ", ledger written" if self.ledgered else ""
+        return (
+            f"transaction {self.n} ({self.identity}): {self.records} records of {self.routes} routes, "
+            f"{self.bytes} bytes in {self.seconds * 1000:.1f} ms{ledger}"
+        )

@@ -1,0 +1,141 @@
+"""One route of a lane while it works: its position, its tally, its state."""
+
+from __future__ import annotations
+
+from eomirror import _fastpath, records
+from eomirror.errors import Faulted
+from eomirror.ledger import Book
+from eomirror.model import RouteKey
+from eomirror.records import Fault, Gap, LedgerRoute, PositionRecord, State, Tally
+
+STANDING = (State.FAULTED, State.PAUSED)
+
+
+class Route:
+    """Grows from a committed PositionRecord and makes the next one. Mutable, owned by one lane.
+
+    `next_offset` runs ahead of the checkpoint while a transaction is open; nothing of it survives a rewind.
+    """
+
+    __slots__ = (
+        "book",
+        "changed",
+        "fault",
+        "halt",
+        "key",
+        "leader",
+        "leader_epoch",
+        "max_batch_bytes",
+        "next_offset",
+        "source_lso",
+        "source_topic_id",
+        "state",
+        "target_end",
+        "target_topic_id",
+    )
+
+    def __init__(self, key: RouteKey, position: PositionRecord) -> None:
+        self.key = key
+        self.next_offset = position.next_offset
+        self.leader_epoch = position.leader_epoch
+        self.source_topic_id = position.source_topic_id
+        self.target_topic_id = position.target_topic_id
+        self.target_end = position.target_end
+        self.state = position.state
+        self.fault = position.fault
+        self.book = Book(position.pending)
+        self.changed = False
+        self.halt: Faulted | None = None  # a batch further on that the target has refused
+        self.leader: int | None = None  # of the target partition
+        self.max_batch_bytes = 0
+        self.source_lso: int | None = None
+
+    @property
+    def standing(self) -> bool:
+        """Nothing of it is read or written."""
+        return self.state in STANDING
+
+    def consumed(self, packed: _fastpath.Packed) -> None:
+        """A block was packed: everything below `packed.next_offset` is mirrored or rightly dropped."""
+        self.next_offset = packed.next_offset
+        if packed.last_leader_epoch >= 0:
+            self.leader_epoch = packed.last_leader_epoch
+        self.book.dropped(packed.control_batches, packed.aborted_records)
+        self.changed = True
+
+    def wrote(self, batch: _fastpath.Batch, base_offset: int) -> None:
+        """The target has appended a batch with its first record at `base_offset`."""
+        self.book.wrote(batch, base_offset)
+        self.target_end = base_offset + batch.count
+        self.changed = True
+
+    def faulted(self, fault: Faulted, now_ms: int) -> None:
+        """It stands still from here, by name and with a reason."""
+        self.state = State.FAULTED
+        self.fault = Fault(fault.reason, fault.detail, now_ms, fault.next_offset)
+        self.changed = True
+
+    def halts(self, fault: Faulted, now_ms: int) -> None:
+        """It stands still at the fault's offset: at once, or when everything before it is mirrored."""
+        if fault.offset is not None and fault.offset > self.next_offset:
+            self.halt = fault
+        else:
+            self.leader = None
+            self.faulted(fault, now_ms)
+
+    def released(self) -> None:
+        """It goes on from where it stands."""
+        self.state = State.ACTIVE
+        self.fault = None
+        self.changed = True
+
+    def skip_to(self, offset: int, gap: Gap) -> None:
+        """A person accepted a gap: go on at `offset`, and put it in the ledger."""
+        self.book.accept(gap)
+        self.next_offset = offset
+        self.leader_epoch = None
+        self.released()
+
+    def position(self, number: int, *, ledgered: bool) -> PositionRecord:
+        """The checkpoint record for transaction `number`; without pending runs if its ledger record has them."""
+        return PositionRecord(
+            v=records.VERSION,
+            next_offset=self.next_offset,
+            source_topic_id=self.source_topic_id,
+            target_topic_id=self.target_topic_id,
+            transaction=number,
+            leader_epoch=self.leader_epoch,
+            target_end=self.target_end,
+            state=self.state,
+            fault=self.fault,
+            pending=Tally() if ledgered else self.book.tally(),
+        )
+
+    def ledger(self) -> LedgerRoute:
+        """Its share of the next ledger record."""
+        topic, partition = self.key
+        return LedgerRoute(
+            source_topic=topic,
+            source_partition=partition,
+            target_topic=topic,
+            target_partition=partition,
+            tally=self.book.tally(),
+            source_lso=self.source_lso,
+        )
+
+    def committed(self, *, ledgered: bool) -> None:
+        """The transaction with this route's position is decided."""
+        self.changed = False
+        if ledgered:
+            self.book = Book()
+
+
+def pinned(source_topic_id: str, target_topic_id: str, start: int) -> PositionRecord:
+    """The position of a route that was never mirrored: it exists before the first byte does."""
+    return PositionRecord(
+        v=records.VERSION,
+        next_offset=start,
+        source_topic_id=source_topic_id,
+        target_topic_id=target_topic_id,
+        transaction=0,
+    )

@@ -1,0 +1,434 @@
+"""The source side of a lane: one fetch after the other from each leader, always one ahead of what is being written.
+
+A failure to read never ends a transaction: the partition waits, with its cause, and the others go on. What can not be
+cured by waiting (a gap, a re-created or truncated topic) is told as Faulted, never read past.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import struct
+from collections.abc import Iterable
+from typing import Any, Final
+
+from eomirror import _fastpath
+from eomirror.brokers import EARLIEST, LATEST, LEADERSHIP_CODES, READ_COMMITTED, Brokers, Metadata, topic_uuid
+from eomirror.errors import BrokerError, ConnectionLost, Faulted, Reason, error_name
+from eomirror.model import RouteKey
+from eomirror.wire import FETCH, Connection
+
+POLL_SECONDS: Final = 0.5
+PARTITION_MAX_BYTES: Final = 4 * 1024 * 1024
+BACKOFF_SECONDS: Final = (0.05, 5.0)
+# A topic that a broker does not know may have been created a moment ago; after this long it is gone.
+DELETED_SECONDS: Final = 15.0
+METADATA_SECONDS: Final = 60.0
+
+OFFSET_OUT_OF_RANGE: Final = 1
+UNKNOWN_TOPIC_ID: Final = 100
+INCONSISTENT_TOPIC_ID: Final = 103
+
+# Base offset, length of what follows it, last offset delta: where a record batch begins, ends, and what it covers.
+_BATCH_HEADER: Final = struct.Struct(">qi11xi")
+
+
+class Reading:
+    """Where the reading of one partition stands: ahead of the checkpoint by what is on its way."""
+
+    __slots__ = ("epoch", "high_watermark", "key", "offset", "stable", "topic_id", "trouble", "trouble_since")
+
+    def __init__(self, key: RouteKey, topic_id: str, offset: int, epoch: int | None) -> None:
+        self.key = key
+        self.topic_id = topic_id
+        self.offset = offset  # next to fetch
+        self.epoch = epoch  # leader epoch of the last batch before offset, None if unknown
+        self.stable: int | None = None  # last stable offset of the newest answer
+        self.high_watermark: int | None = None
+        self.trouble: str | None = None
+        self.trouble_since: float | None = None
+
+
+class Part:
+    """One partition's share of a block: record batches from `start` to `end` of the block's frame."""
+
+    __slots__ = ("aborted", "end", "key", "position", "stable", "start")
+
+    def __init__(self, key: RouteKey, position: int, part: _fastpath.FetchedPartition) -> None:
+        self.key = key
+        self.position = position
+        self.start = part.start
+        self.end = part.end
+        self.aborted = part.aborted
+        self.stable = part.last_stable_offset
+
+
+class Block:
+    """One fetch response with something in it. The frame is ours; packing patches its batch headers in place."""
+
+    __slots__ = ("frame", "parts")
+
+    def __init__(self, frame: bytearray, parts: list[Part]) -> None:
+        self.frame = frame
+        self.parts = parts
+
+
+class _Poll:
+    """The fetch that is under way at one broker: partitions and the offsets that were asked for."""
+
+    __slots__ = ("asked", "connection", "deadline")
+
+    def __init__(self, connection: Connection, asked: dict[tuple[bytes, int], tuple[Reading, int]], deadline: float):
+        self.connection = connection
+        self.asked = asked
+        self.deadline = deadline
+
+
+def reaching(frame: bytearray, start: int, end: int, offset: int) -> int:
+    """Index of the first whole batch in frame[start:end] that ends at or behind `offset`; `end` if none does."""
+    at = start
+    while at + _BATCH_HEADER.size <= end:
+        base, length, delta = _BATCH_HEADER.unpack_from(frame, at)
+        if base + delta >= offset:
+            return at
+        at += 12 + max(length, 0)
+    return end
+
+
+class Source:
+    """Reads the partitions of one lane. Used by one thread."""
+
+    def __init__(self, brokers: Brokers, *, max_bytes: int, rack: str = "") -> None:
+        self._brokers = brokers
+        self._max_bytes = max_bytes
+        self._rack = rack
+        self._network = brokers.network
+        self.readings: dict[RouteKey, Reading] = {}
+        self.faults: list[Faulted] = []
+        self._leaders: dict[RouteKey, int] = {}
+        self._preferred: dict[RouteKey, int] = {}
+        self._links: dict[int, Connection] = {}
+        self._polls: dict[int, _Poll] = {}
+        self._resume_at: dict[int, float] = {}  # by node: not before, after a failure
+        self._failures: dict[int, int] = {}
+        self._metadata_due = 0.0
+        self._metadata_failures = 0
+        self._unknown_since: dict[RouteKey, float] = {}
+
+    # --- what to read
+
+    def assign(self, readings: Iterable[Reading]) -> None:
+        """Read exactly these from now on; answers under way for what was read before are dropped."""
+        self.readings = {r.key: r for r in readings}
+        self.faults.clear()
+        self._leaders.clear()
+        self._preferred.clear()
+        self._unknown_since.clear()
+        self._drop_polls()
+        self._metadata_due = 0.0
+
+    def stop(self, key: RouteKey) -> None:
+        """Stop reading one partition; an answer under way for it is dropped."""
+        self.readings.pop(key, None)
+        self._leaders.pop(key, None)
+
+    def caught_up(self, key: RouteKey) -> bool:
+        """Everything committed that the newest answer told of has been handed out."""
+        reading = self.readings.get(key)
+        return reading is not None and reading.stable is not None and reading.offset >= reading.stable
+
+    def close(self) -> None:
+        """Close all connections; answers under way are dropped."""
+        self._drop_polls()
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        self._brokers.close()
+
+    # --- reading
+
+    def poll(self, timeout: float) -> Block | None:
+        """The next block, waiting at most `timeout` seconds; None if none came.
+
+        The next fetch to that broker is sent before this returns, so that it fills while the block is written. New
+        entries in `faults` are for the caller to take.
+        """
+        deadline = self._network.now() + timeout
+        while True:
+            self._look_for_leaders()
+            self._send_polls()
+            now = self._network.now()
+            sockets = {id(p.connection.socket): node for node, p in self._polls.items()}
+            if not self.faults and sockets:
+                ready = self._network.wait([p.connection.socket for p in self._polls.values()], self._pause(deadline))
+            else:
+                ready = []
+                if not sockets and not self.faults:
+                    self._network.sleep(self._pause(deadline))
+            for ready_socket in ready:
+                block = self._receive(sockets[id(ready_socket)])
+                if block is not None:
+                    return block
+            for node, poll in list(self._polls.items()):
+                if self._network.now() >= poll.deadline:
+                    self._lost(node, ConnectionLost(f"{poll.connection.address}: no answer to a fetch"))
+            if self.faults or self._network.now() >= deadline or now >= deadline:
+                return None
+
+    def _pause(self, deadline: float) -> float:
+        """How long to wait for an answer: until the deadline, or until something else is due."""
+        due = [deadline, self._metadata_due, *self._resume_at.values(), *(p.deadline for p in self._polls.values())]
+        return max(min(due) - self._network.now(), 0.0)
+
+    def _receive(self, node: int) -> Block | None:
+        poll = self._polls.pop(node)
+        try:
+            version, frame = poll.connection.receive_frame(self._brokers.deadline())
+            answer = _fastpath.fetch_response(frame, version)
+        except ConnectionLost as error:
+            self._lost(node, error)
+            return None
+        except _fastpath.FrameError as error:
+            self._lost(node, ConnectionLost(f"{poll.connection.address}: Fetch response cannot be read: {error}"))
+            return None
+        if answer.error_code != 0:
+            self._lost(node, ConnectionLost(f"{poll.connection.address}: Fetch: {error_name(answer.error_code)}"))
+            return None
+        self._failures.pop(node, None)
+        parts = []
+        for part in answer.partitions:
+            known = poll.asked.get((part.topic_id or b"", part.partition))
+            if known is None:
+                self._lost(node, ConnectionLost(f"{poll.connection.address}: Fetch answered what was not asked"))
+                return None
+            reading, asked = known
+            if self.readings.get(reading.key) is not reading or reading.offset != asked:
+                continue  # stopped or moved since the fetch was sent
+            if self._accept(node, reading, part) and part.end > part.start:
+                # Offset and epoch together: an older epoch beside a newer offset would look like a truncated log.
+                # A part that does not advance is handed out too: packing tells a cut batch from a corrupt one.
+                following, epoch = _fastpath.next_offset(frame, part.start, part.end, reading.offset)
+                parts.append(Part(reading.key, reading.offset, part))
+                if following > reading.offset:
+                    reading.offset, reading.epoch = following, epoch
+        if answer.throttle_ms > 0:
+            # The broker has muted this connection for that long; asking again only fills its queue.
+            self._resume_at[node] = self._network.now() + answer.throttle_ms / 1000
+        self._rotate([r.key for r, _ in poll.asked.values()])
+        self._send_polls()
+        return Block(frame, parts) if parts else None
+
+    def _accept(self, node: int, reading: Reading, part: _fastpath.FetchedPartition) -> bool:
+        """Judge one partition of an answer; True if its records may be used."""
+        code = part.error_code
+        if code == 0 and part.diverging is not None:
+            epoch, end = part.diverging
+            self._fault(
+                reading,
+                Reason.SOURCE_TRUNCATED,
+                f"the source's log of epoch {reading.epoch} ends before offset {reading.offset} "
+                f"(epoch {epoch} ends at {end}): it was truncated after an unclean leader election",
+                next_offset=end,
+            )
+            return False
+        if code == 0:
+            reading.stable = part.last_stable_offset
+            reading.high_watermark = part.high_watermark
+            reading.trouble = reading.trouble_since = None
+            if part.preferred_read_replica >= 0:
+                self._preferred[reading.key] = part.preferred_read_replica
+                return False
+            return True
+        if code == OFFSET_OUT_OF_RANGE:
+            if self._preferred.pop(reading.key, None) == node and self._leaders.get(reading.key) != node:
+                return False  # a follower may lag behind; only the leader's word counts
+            self._out_of_range(reading)
+            return False
+        self._trouble(reading, error_name(code))
+        self._preferred.pop(reading.key, None)
+        if code in LEADERSHIP_CODES or code in (UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID):
+            self._leaders.pop(reading.key, None)
+            self._metadata_soon()
+        else:
+            self._resume_at[node] = self._network.now() + self._backoff(self._failures.get(node, 0))
+            self._failures[node] = self._failures.get(node, 0) + 1
+        return False
+
+    def _out_of_range(self, reading: Reading) -> None:
+        """The leader does not have our offset: ask it what it has, and name the gap."""
+        topic = reading.key[0]
+        try:
+            metadata = self._brokers.metadata([topic])
+            first = self._brokers.list_offsets(metadata, {reading.key: EARLIEST})[reading.key]
+            last = self._brokers.list_offsets(metadata, {reading.key: LATEST})[reading.key]
+        except ConnectionLost as error:
+            self._trouble(reading, error.message)
+            return
+        if isinstance(first, BrokerError) or isinstance(last, BrokerError):
+            self._trouble(reading, "OFFSET_OUT_OF_RANGE (1), and its leader does not say what it has")
+        elif reading.offset < first:
+            self._fault(
+                reading,
+                Reason.SOURCE_GAP,
+                f"source starts at {first} but the checkpoint is {reading.offset}: "
+                f"offsets {reading.offset} to {first - 1} are gone from the source",
+                next_offset=first,
+            )
+        elif reading.offset > last:
+            self._fault(
+                reading,
+                Reason.SOURCE_TRUNCATED,
+                f"source ends at {last} but the checkpoint is {reading.offset}",
+                next_offset=last,
+            )
+        else:
+            # It has our offset now: whoever answered was not up to date. Not asked again at once, though.
+            self._trouble(reading, error_name(OFFSET_OUT_OF_RANGE))
+            self._leaders.pop(reading.key, None)
+            self._metadata_soon()
+
+    def _fault(self, reading: Reading, reason: Reason, detail: str, next_offset: int | None = None) -> None:
+        self.stop(reading.key)
+        topic, partition = reading.key
+        fault = Faulted(topic, partition, reason, detail, offset=reading.offset, next_offset=next_offset)
+        self.faults.append(fault)
+
+    def _trouble(self, reading: Reading, cause: str) -> None:
+        reading.trouble = cause
+        if reading.trouble_since is None:
+            reading.trouble_since = self._network.now()
+
+    # --- asking
+
+    def _rotate(self, served: list[RouteKey]) -> None:
+        """What was just asked for goes to the end: a broker fills its answer in the order of the request, and only the
+        first partition is sure to get a whole batch."""
+        for key in served[: max(1, len(served) // 2)]:
+            reading = self.readings.pop(key, None)
+            if reading is not None:
+                self.readings[key] = reading
+
+    def _send_polls(self) -> None:
+        now = self._network.now()
+        self._resume_at = {n: at for n, at in self._resume_at.items() if at > now}
+        by_node: dict[int, list[Reading]] = {}
+        for reading in self.readings.values():
+            leader = self._leaders.get(reading.key)
+            node = self._preferred.get(reading.key, leader) if leader is not None else None
+            if node is not None and node not in self._polls and node not in self._resume_at:
+                by_node.setdefault(node, []).append(reading)
+        for node, readings in by_node.items():
+            try:
+                link = self._links.get(node)
+                if link is None:
+                    link = self._links[node] = self._brokers.dial(self._brokers.address(node))
+                link.send(self._request(link, readings))
+            except ConnectionLost as error:
+                self._lost(node, error)
+                continue
+            asked = {(bytes.fromhex(r.topic_id), r.key[1]): (r, r.offset) for r in readings}
+            self._polls[node] = _Poll(link, asked, self._brokers.deadline(POLL_SECONDS + 15.0))
+
+    def _request(self, link: Connection, readings: list[Reading]) -> Any:
+        module = link.module(FETCH)
+        topics: dict[str, list[Any]] = {}
+        for r in readings:
+            topics.setdefault(r.topic_id, []).append(
+                module.FetchPartition(
+                    partition=r.key[1],
+                    fetch_offset=r.offset,
+                    # With the epoch of the last batch read, a log that was truncated below us is told, not read past.
+                    last_fetched_epoch=-1 if r.epoch is None else r.epoch,
+                    partition_max_bytes=min(PARTITION_MAX_BYTES, self._max_bytes),
+                )
+            )
+        return module.FetchRequest(
+            max_wait=datetime.timedelta(seconds=POLL_SECONDS),
+            min_bytes=1,
+            max_bytes=self._max_bytes,
+            isolation_level=READ_COMMITTED,
+            topics=tuple(module.FetchTopic(topic_id=topic_uuid(t), partitions=tuple(p)) for t, p in topics.items()),
+            forgotten_topics_data=(),
+            rack_id=self._rack,
+        )
+
+    def _lost(self, node: int, error: ConnectionLost) -> None:
+        """A connection broke: what was asked there is asked again, after a pause, of whoever leads then."""
+        link = self._links.pop(node, None)
+        if link is not None:
+            link.close()
+        self._polls.pop(node, None)
+        failures = self._failures[node] = self._failures.get(node, 0) + 1
+        self._resume_at[node] = self._network.now() + self._backoff(failures)
+        self._preferred = {k: n for k, n in self._preferred.items() if n != node}
+        for reading in self.readings.values():
+            if self._leaders.get(reading.key) == node:
+                self._trouble(reading, error.message)
+        self._metadata_soon()
+
+    def _drop_polls(self) -> None:
+        """Answers come in order, so a connection with an answer under way that nobody wants is closed."""
+        for node in list(self._polls):
+            self._polls.pop(node)
+            self._links.pop(node).close()
+
+    # --- leaders
+
+    def _metadata_soon(self) -> None:
+        self._metadata_due = min(self._metadata_due, self._network.now() + self._backoff(self._metadata_failures))
+        self._metadata_failures += 1
+
+    def _look_for_leaders(self) -> None:
+        now = self._network.now()
+        if now < self._metadata_due or not self.readings:
+            if not self.readings:
+                self._metadata_due = now + METADATA_SECONDS
+            return
+        try:
+            metadata = self._brokers.metadata({topic for topic, _ in self.readings})
+        except (ConnectionLost, BrokerError) as error:
+            for reading in self.readings.values():
+                if reading.key not in self._leaders:
+                    self._trouble(reading, error.message)
+            self._metadata_failures += 1
+            self._metadata_due = now + self._backoff(self._metadata_failures)
+            return
+        self._metadata_due = now + METADATA_SECONDS
+        for reading in list(self.readings.values()):
+            self._settle_leader(reading, metadata)
+        if all(key in self._leaders for key in self.readings):
+            self._metadata_failures = 0
+        else:
+            self._metadata_soon()
+
+    def _settle_leader(self, reading: Reading, metadata: Metadata) -> None:
+        topic, partition = reading.key
+        described = metadata.topics.get(topic)
+        now = self._network.now()
+        if described is not None and described.topic_id != reading.topic_id:
+            self._fault(
+                reading,
+                Reason.SOURCE_RECREATED,
+                f"the source's topic has id {described.topic_id}, the checkpoint is of {reading.topic_id}: "
+                "it was deleted and created again",
+                next_offset=0,
+            )
+            return
+        if topic in metadata.unknown or (described is not None and partition not in described.partitions):
+            since = self._unknown_since.setdefault(reading.key, now)
+            self._leaders.pop(reading.key, None)
+            if now - since >= DELETED_SECONDS:
+                self._fault(reading, Reason.SOURCE_DELETED, f"the source has had no such topic for {now - since:.0f} s")
+            return
+        self._unknown_since.pop(reading.key, None)
+        leader = described.partitions[partition].node if described is not None else None
+        if leader is None:
+            code = metadata.errors.get(topic)
+            self._trouble(reading, "no leader" if code is None else error_name(code))
+            self._leaders.pop(reading.key, None)
+        else:
+            self._leaders[reading.key] = leader
+
+    def _backoff(self, failures: int) -> float:
+        least, most = BACKOFF_SECONDS
+        return min(least * float(2 ** min(failures, 10)), most) * random.uniform(0.5, 1.0)

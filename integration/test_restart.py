@@ -1,0 +1,252 @@
+"""Stopped by a signal a flow leaves nothing open; a broker that dies and comes back costs nothing but time."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kio.schema.write_txn_markers.v1.request import WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest
+
+from eomirror.brokers import Brokers
+from eomirror.errors import Reason
+from eomirror.wire import Address, TcpNetwork
+
+from .cluster import Cluster
+from .process import Background, Eomirror
+from .promise import (
+    SMALL,
+    Load,
+    Loading,
+    Place,
+    assert_promise,
+    catch_up,
+    configured,
+    contents,
+    ends,
+    faults,
+    lane_states,
+    positions,
+    settle_fault,
+    wait_until,
+)
+
+Topics = dict[str, int]
+
+# A broker that dies between the answer to EndTxn and the writing of a marker loses the marker (KAFKA-20734). A single
+# broker has no replica that knows better, so these tests meet it now and then, and repair it as the handbook says.
+DETAIL = re.compile(r"producer (\d+) epoch (\d+) has .* that was (committed|aborted); .*\(coordinator epoch (\d+)\)")
+REPAIRS = 5
+
+
+@pytest.fixture
+def topics(source: Cluster, name: str) -> Topics:
+    """Two topics at the source: one written in transactions, one not."""
+    wanted = {f"{name}.plain": 2, f"{name}.lz4.tx": 2}
+    for topic, partitions in wanted.items():
+        source.create_topic(topic, partitions)
+    return wanted
+
+
+def pending(config: Path) -> int:
+    """Records that are mirrored and not yet in the ledger."""
+    return sum(position.pending.records for position in positions(config).values())
+
+
+def recovers(eomirror: Eomirror, config: Path, source: Cluster, target: Cluster, topics: Topics) -> None:
+    """The flow goes on after the target's broker died, and everything is equal. Lost markers are written by hand.
+
+    Where the lost marker is that of the lane's own checkpoint or ledger, the flow is refused by that name; then the
+    target holds a beginning of the source, exactly once.
+    """
+    for _ in range(REPAIRS):
+        run = eomirror("run", "--until-caught-up", config=config)
+        if run.code == 0:
+            assert_promise(eomirror, config, source, target, topics)
+            return
+        run.expect(7)
+        if "the partition lacks its marker" in run.stderr:
+            assert f"__eomirror.{configured(config).flows[0].name}." in run.stderr
+            assert_beginning(source, target, topics)
+            return
+        lost = faults(config)
+        assert set(lost.values()) == {Reason.MARKER_LOST}, run.stderr
+        for place in lost:
+            fault = positions(config)[place].fault
+            found = DETAIL.search(fault.detail) if fault is not None else None
+            assert found is not None, fault
+            write_marker(target, place, found)
+            settle_fault(config, place, "retry")
+    raise AssertionError(f"not repaired in {REPAIRS} rounds")
+
+
+def write_marker(target: Cluster, place: Place, lost: re.Match[str]) -> None:
+    """Writes the marker that a fault's detail asks for."""
+    topic, partition = place
+    brokers = Brokers("target", [Address("127.0.0.1", target.port)], "repair", TcpNetwork())
+    leader = brokers.metadata([topic]).topics[topic].partitions[partition].node
+    assert leader is not None
+    marker: Any = WritableTxnMarker(
+        producer_id=int(lost[1]),  # type: ignore[arg-type]
+        producer_epoch=int(lost[2]),  # type: ignore[arg-type]
+        coordinator_epoch=int(lost[4]),  # type: ignore[arg-type]
+        transaction_result=lost[3] == "committed",
+        topics=(WritableTxnMarkerTopic(name=topic, partition_indexes=(partition,)),),  # type: ignore[arg-type]
+    )
+    connection = brokers.dial(brokers.address(leader))
+    response = connection.request(WriteTxnMarkersRequest(markers=(marker,)), brokers.deadline())
+    assert [int(p.error_code) for m in response.markers for t in m.topics for p in t.partitions] == [0]
+    connection.close()
+    brokers.close()
+
+
+def assert_beginning(source: Cluster, target: Cluster, topics: Topics) -> None:
+    """What a read_committed reader gets from each target partition is how the source begins."""
+    theirs = contents(target, topics, stable_only=True)
+    for place, records in contents(source, topics).items():
+        there = [content for _, content in theirs[place]]
+        assert there == [content for _, content in records][: len(there)]
+
+
+def at_work(run: Background, target: Cluster, topics: Topics, least: int = 200) -> None:
+    """Returns when the run has written that many offsets."""
+    before = ends(target, topics)
+    run.wait_for(lambda: ends(target, topics) >= before + least, 40, "records on the target")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(
+    number: signal.Signals,
+    topics: Topics,
+    source: Cluster,
+    target: Cluster,
+    eomirror: Eomirror,
+    flow_config: Callable[..., Path],
+    name: str,
+) -> None:
+    load = Load(source, name)
+    load(topics, 500)
+    config = flow_config(**SMALL)
+    run = eomirror.background("run", config=config)
+    loading = Loading(load, topics)
+    at_work(run, target, topics)
+    run.process.send_signal(number)
+    ended = run.wait(15).expect(0)
+    loading.end()
+    assert "run.stopping" in ended.stderr
+    assert pending(config) == 0
+    stable, end = ends(target, topics, committed=True), ends(target, topics)
+    if stable != end:
+        time.sleep(0.5)  # the last markers
+    assert ends(target, topics, committed=True) == end
+    catch_up(eomirror, config)
+    assert_promise(eomirror, config, source, target, topics, least=1000)
+
+
+def test_a_second_sigterm_stops_at_once(
+    topics: Topics,
+    source: Cluster,
+    target: Cluster,
+    eomirror: Eomirror,
+    flow_config: Callable[..., Path],
+    name: str,
+) -> None:
+    Load(source, name)(topics, 800)
+    config = flow_config(**SMALL)
+    run = eomirror.background("run", config=config)
+    at_work(run, target, topics)
+    target.pause()  # nothing can be drained now
+    try:
+        run.term()
+        run.wait_for_text("run.stopping")
+        time.sleep(0.5)
+        assert run.running
+        run.term()
+        assert run.wait(5).code == 0
+    finally:
+        target.resume()
+    catch_up(eomirror, config)
+    assert_promise(eomirror, config, source, target, topics, least=1600)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_broker_is_killed_and_comes_back(
+    side: str,
+    topics: Topics,
+    source: Cluster,
+    target: Cluster,
+    eomirror: Eomirror,
+    flow_config: Callable[..., Path],
+    name: str,
+) -> None:
+    load = Load(source, name)
+    load(topics, 2500)
+    config = flow_config(**SMALL)
+    run = eomirror.background("run", config=config)
+    at_work(run, target, topics)
+    victim = source if side == "source" else target
+    victim.kill()
+    time.sleep(1)
+    victim.restart()
+    load(topics, 100)
+    goal = sum(p.next_offset for p in positions(config).values()) + 50
+    wait_until(
+        lambda: not run.running or faults(config) or sum(p.next_offset for p in positions(config).values()) > goal,
+        60,
+        "it goes on by itself",
+    )
+    run.term()
+    refused = "the partition lacks its marker" in run.stderr  # that of a lane's own partition
+    run.wait(30).expect(7 if refused else 0)
+    recovers(eomirror, config, source, target, topics)
+
+
+@pytest.mark.parametrize("step", ["end_sent:8", "ledger:14", "end_answered:11"])
+def test_owner_and_target_die_around_a_commit(
+    step: str,
+    topics: Topics,
+    source: Cluster,
+    target: Cluster,
+    eomirror: Eomirror,
+    flow_config: Callable[..., Path],
+    name: str,
+) -> None:
+    Load(source, name)(topics, 1500)
+    config = flow_config(**SMALL)
+    run = eomirror.background("run", "--until-caught-up", config=config, env={"EOMIRROR_TEST_KILL_AT": step})
+    run.process.wait(60)
+    target.kill()  # markers may be unwritten, the decision may be unknown
+    assert run.wait(1).code == -signal.SIGKILL
+    target.restart()
+    recovers(eomirror, config, source, target, topics)
+
+
+def test_a_target_that_hangs_for_a_while(
+    topics: Topics,
+    source: Cluster,
+    target: Cluster,
+    eomirror: Eomirror,
+    flow_config: Callable[..., Path],
+    name: str,
+) -> None:
+    load = Load(source, name)
+    load(topics, 800)
+    config = flow_config(**SMALL)
+    run = eomirror.background("run", config=config)
+    loading = Loading(load, topics)
+    at_work(run, target, topics)
+    for _ in range(3):
+        target.pause()
+        time.sleep(1.5)
+        target.resume()
+        at_work(run, target, topics, 50)
+    loading.end()
+    run.term()
+    run.wait(30).expect(0)
+    catch_up(eomirror, config)
+    assert {state.lane.owner.pid for state in lane_states(config).values() if state.lane} != {run.pid}
+    assert_promise(eomirror, config, source, target, topics, least=1600)

@@ -1,0 +1,163 @@
+"""Hypothesis strategies for fetched ranges: batches of every shape, and what a lane would know when it packs them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import cramjam
+import reference_format as fmt
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from reference_format import CONTROL, DELETE_HORIZON, LOG_APPEND_TIME, LZ4, NONE, TRANSACTIONAL
+
+PRODUCERS = (7, 8, 9)
+
+
+def examples(count: int) -> Callable[[Any], Any]:
+    """How many examples a property gets; on a busy machine they take longer, which is no failure."""
+    return settings(
+        max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """data[start:end] as fetched at `position`; `starts` are the indices of the batches in data."""
+
+    data: bytes
+    start: int
+    end: int
+    position: int
+    aborted: list[tuple[int, int]]
+    starts: list[int]
+
+
+STAMP: dict[str, Any] = {"producer_id": 41, "producer_epoch": 3, "base_sequence": 17, "max_batch_bytes": 1 << 30}
+
+small_bytes = st.one_of(st.binary(max_size=12), st.sampled_from([b"", b"a" * 200, bytes(130)]))
+maybe_bytes = st.one_of(st.none(), small_bytes)
+header_lists = st.lists(
+    st.tuples(st.sampled_from([b"", b"id", b"id", "größe".encode(), b"\xff"]), maybe_bytes), max_size=3
+)
+timestamps = st.one_of(
+    st.integers(-1, 400),
+    st.integers(1_700_000_000_000, 1_700_000_100_000),
+    st.sampled_from([-(1 << 63), -1, 0, (1 << 63) - 1]),
+)
+stamps = st.builds(
+    lambda pid, epoch, seq: {
+        "producer_id": pid,
+        "producer_epoch": epoch,
+        "base_sequence": seq,
+        "max_batch_bytes": 1 << 30,
+    },
+    st.integers(0, (1 << 63) - 1),
+    st.integers(0, 32767),
+    st.one_of(st.integers(0, 100), st.integers((1 << 31) - 20, (1 << 31) - 1)),
+)
+
+
+def compressed(payload: bytes, form: str) -> bytes:
+    """A payload as an LZ4 frame of one of the forms that producers write."""
+    if form == "cramjam":
+        return bytes(cramjam.lz4.compress(payload))
+    if form == "checksums":
+        return fmt.write_lz4(payload, block=7, independent=False, block_sum=True, size=True, content_sum=True)
+    return fmt.write_lz4(payload)
+
+
+@st.composite
+def data_batches(draw: st.DrawFn, base: int, room: int) -> tuple[bytes, int]:
+    """One batch of records at an offset; returns its bytes and its last offset delta, which is at most room."""
+    delta = draw(st.sampled_from([0, 0, 0, 1, 2]))
+    deltas = []
+    for _ in range(draw(st.integers(1, 6))):
+        if delta > room:
+            break
+        deltas.append(delta)
+        delta += draw(st.sampled_from([1, 1, 1, 1, 2, 5]))
+    deltas = deltas or [0]
+    last_delta = min(deltas[-1] + draw(st.sampled_from([0, 0, 0, 3])), max(room, deltas[-1]))
+    base_timestamp = draw(timestamps)
+    records = [
+        fmt.Rec(
+            delta,
+            draw(timestamps),
+            draw(maybe_bytes),
+            draw(maybe_bytes),
+            tuple(draw(header_lists)),
+            draw(st.sampled_from([0, 0, 0, 255])),
+        )
+        for delta in deltas
+    ]
+    payload = b"".join(fmt.write_record(rec, base_timestamp) for rec in records if fits(rec, base_timestamp))
+    count = sum(fits(rec, base_timestamp) for rec in records)
+    codec = draw(st.sampled_from([NONE, NONE, LZ4]))
+    if codec == LZ4 and count:
+        payload = compressed(payload, draw(st.sampled_from(["cramjam", "plain", "checksums"])))
+    producer_id = draw(st.sampled_from((-1, *PRODUCERS)))
+    attributes = codec
+    attributes |= draw(st.sampled_from([0, 0, 0, LOG_APPEND_TIME, DELETE_HORIZON, 0x4000]))
+    attributes |= draw(st.sampled_from([0, TRANSACTIONAL])) if producer_id >= 0 else 0
+    written = fmt.write_batch(
+        base,
+        payload,
+        count=count,
+        last_delta=last_delta,
+        attributes=attributes,
+        leader_epoch=draw(st.integers(0, 9)),
+        base_timestamp=base_timestamp,
+        max_timestamp=draw(timestamps),
+        producer_id=producer_id,
+        producer_epoch=0 if producer_id >= 0 else -1,
+        sequence=0 if producer_id >= 0 else -1,
+    )
+    return written, last_delta
+
+
+def fits(rec: fmt.Rec, base_timestamp: int) -> bool:
+    return -(1 << 63) <= rec.timestamp - base_timestamp < 1 << 63
+
+
+def marker(base: int, producer_id: int, kind: int) -> bytes:
+    """A transaction marker: 0 abort, 1 commit."""
+    key = (0).to_bytes(2, "big") + kind.to_bytes(2, "big")
+    payload = fmt.write_record(fmt.Rec(0, 0, key, bytes(6)), 0)
+    attributes = TRANSACTIONAL | CONTROL
+    return fmt.write_batch(
+        base, payload, count=1, last_delta=0, attributes=attributes, leader_epoch=4, producer_id=producer_id
+    )
+
+
+@st.composite
+def ranges(draw: st.DrawFn, *, cut: bool = True) -> Range:
+    """Some batches in offset order, other bytes around them, a position near or inside them, an aborted index."""
+    first = draw(st.sampled_from([0, 0, 100, 1 << 40, (1 << 63) - 90]))
+    base = first
+    data = draw(st.binary(max_size=3))
+    start, starts = len(data), []
+    for _ in range(draw(st.integers(0, 6))):
+        room = (1 << 63) - 2 - base
+        if room < 20:
+            break
+        kind = draw(st.sampled_from(["data", "data", "data", "data", "empty", "marker"]))
+        starts.append(len(data))
+        if kind == "data":
+            batch, last_delta = draw(data_batches(base, 12))
+        elif kind == "marker":
+            batch, last_delta = marker(base, draw(st.sampled_from(PRODUCERS)), draw(st.sampled_from([0, 0, 1, 2]))), 0
+        else:
+            last_delta = draw(st.integers(0, 3))
+            attributes = draw(st.sampled_from([0, TRANSACTIONAL, TRANSACTIONAL | CONTROL]))
+            batch = fmt.write_batch(base, b"", count=0, last_delta=last_delta, attributes=attributes, producer_id=7)
+        data += batch
+        base += last_delta + 1 + draw(st.sampled_from([0, 0, 0, 1, 7]))
+    if cut and starts:
+        data = data[: len(data) - draw(st.sampled_from([0, 0, 0, 1, 40, 61, 90])) % (len(data) - starts[-1])]
+    end = len(data)
+    offsets = st.integers(max(0, first - 2), base + 2)
+    aborted = draw(st.lists(st.tuples(st.sampled_from(PRODUCERS), offsets), max_size=3))
+    position = draw(st.one_of(st.just(first), offsets))
+    return Range(data + draw(st.binary(max_size=3)), start, end, min(position, (1 << 63) - 1), aborted, starts)

@@ -1,0 +1,294 @@
+"""What a broker does with each request. Where the generator of a request yields, other work may come between."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from .cluster import ModelCluster, Node, Topic
+from .coordinator import Wait
+from .log import PartitionLog, Verification
+from .messages import (
+    END_TXN,
+    FETCH,
+    INIT_PRODUCER_ID,
+    PRODUCE,
+    ZERO,
+    ModelError,
+    Request,
+    make,
+    response_type,
+    responses,
+)
+from .questions import AT_ONCE, epoch_error, leading
+from .records import HEADER_SIZE, read_header
+
+Work = Generator[Wait, None, Any]
+
+# add.partitions.to.txn.retry.backoff.ms and .max.ms: how a broker itself repeats an answer of CONCURRENT_TRANSACTIONS.
+RETRY_SECONDS: Final = 0.020
+RETRY_LIMIT_SECONDS: Final = 0.100
+
+
+def answer(cluster: ModelCluster, node: Node, request: Request) -> Work:
+    """Run one request; the value of the generator is the response entity."""
+    at_once = AT_ONCE.get(request.api_key)
+    if at_once is not None:
+        return at_once(cluster, node, request)
+    return (yield from _IN_STEPS[request.api_key](cluster, node, request))
+
+
+def _new_leader(cluster: ModelCluster, module: Any, topic: Topic | None, partition: int) -> Any:
+    """The leader hint that goes with NOT_LEADER_OR_FOLLOWER."""
+    leader = cluster.leader(topic.name, partition) if topic is not None else None
+    if topic is None or leader is None:
+        return module.LeaderIdAndEpoch()
+    return module.LeaderIdAndEpoch(leader_id=leader, leader_epoch=topic.logs[partition].leader_epoch)
+
+
+# --- the transaction coordinator's own
+
+
+def _not_coordinator(cluster: ModelCluster, node: Node) -> bool:
+    return not cluster.has_transaction_log or cluster.coordinator_node != node.node_id
+
+
+def _init_producer_id(cluster: ModelCluster, node: Node, request: Request) -> Work:
+    body = request.body
+    kind = response_type(INIT_PRODUCER_ID, request.version)
+    injected = cluster.injected_for(request.api, body)
+    if injected and not injected.after:
+        error, producer_id, epoch = injected.error, -1, -1
+    elif _not_coordinator(cluster, node):
+        error, producer_id, epoch = ErrorCode.not_coordinator, -1, -1
+    else:
+        timeout_ms = int(body.transaction_timeout.total_seconds() * 1000)
+        held = getattr(body, "producer_id", -1)
+        expected = (held, body.producer_epoch) if held >= 0 else None
+        error, producer_id, epoch = yield from cluster.coordinator.init(body.transactional_id, timeout_ms, expected)
+        if injected:
+            error, producer_id, epoch = injected.error, -1, -1
+    return make(kind, throttle_time=ZERO, error_code=error, producer_id=producer_id, producer_epoch=epoch)
+
+
+def _end_txn(cluster: ModelCluster, node: Node, request: Request) -> Work:
+    body = request.body
+    if request.version < 5:
+        raise ModelError(f"EndTxn v{request.version}: the model speaks transactions version 2 only")
+    kind = response_type(END_TXN, request.version)
+    injected = cluster.injected_for(request.api, body)
+    if injected and not injected.after:
+        error, producer_id, epoch = injected.error, -1, -1
+    elif _not_coordinator(cluster, node):
+        error, producer_id, epoch = ErrorCode.not_coordinator, -1, -1
+    else:
+        error, producer_id, epoch = yield from cluster.coordinator.end(
+            body.transactional_id, body.producer_id, body.producer_epoch, commit=body.committed
+        )
+        if injected:
+            error, producer_id, epoch = injected.error, -1, -1
+    return make(kind, throttle_time=ZERO, error_code=error, producer_id=producer_id, producer_epoch=epoch)
+
+
+# --- Produce
+
+
+def _produce(cluster: ModelCluster, node: Node, request: Request) -> Work:
+    body = request.body
+    by_id = request.version >= 13
+    injected = cluster.injected_for(request.api, body)
+    outcome: dict[tuple[Any, int], tuple[ErrorCode, int]] = {}
+    guards: dict[tuple[str, int], Verification] = {}
+    appends: list[tuple[Any, int, PartitionLog, bytes]] = []
+    for asked in body.topic_data:
+        key = asked.topic_id if by_id else asked.name
+        topic = cluster.by_id(key) if by_id else cluster.topics.get(key)
+        for part in asked.partition_data:
+            if injected and not injected.after:
+                outcome[key, part.index] = injected.error, -1
+                continue
+            error, log = leading(cluster, node, topic, part.index)
+            if by_id and topic is None:
+                error = ErrorCode.unknown_topic_id
+            if error:
+                outcome[key, part.index] = error, -1
+                continue
+            data = bytes(part.records or b"")
+            header = read_header(data) if len(data) >= HEADER_SIZE else None
+            if body.transactional_id is not None and header is not None and header.transactional:
+                if request.version < 12:
+                    raise ModelError(f"Produce v{request.version}: the model speaks transactions version 2 only")
+                claimed = header.producer_id, header.producer_epoch
+                if log.outdated(*claimed):
+                    outcome[key, part.index] = ErrorCode.invalid_producer_epoch, -1
+                    continue
+                if not log.has_ongoing(*claimed):
+                    guards[log.topic, log.partition] = log.verify(*claimed, header.base_sequence)
+            appends.append((key, part.index, log, data))
+    refused = ErrorCode.none
+    if guards:
+        refused = yield from _add_partitions(cluster, body.transactional_id, *claimed, guards)
+        yield Wait("produce is checked, not yet appended")
+    for key, index, log, data in appends:
+        guard = guards.get((log.topic, log.partition))
+        if guard is not None and refused:
+            outcome[key, index] = refused, -1
+        else:
+            outcome[key, index] = log.append(data, guard, cluster.clock.ms())
+    if injected:
+        outcome = dict.fromkeys(outcome, (injected.error, -1))
+    return _produce_response(cluster, request, outcome)
+
+
+def _add_partitions(
+    cluster: ModelCluster, transactional_id: str, producer_id: int, epoch: int, partitions: Iterable[tuple[str, int]]
+) -> Generator[Wait, None, ErrorCode]:
+    """The broker asks the coordinator, and while the identity's last transaction is completing asks again."""
+    limit = cluster.clock.now + RETRY_LIMIT_SECONDS
+    while True:
+        error = yield from cluster.coordinator.add_partitions(transactional_id, producer_id, epoch, partitions)
+        if error is not ErrorCode.concurrent_transactions or cluster.clock.now >= limit:
+            # Old clients take PRODUCER_FENCED for the end, so a produce says INVALID_PRODUCER_EPOCH instead.
+            return ErrorCode.invalid_producer_epoch if error is ErrorCode.producer_fenced else error
+        yield Wait("produce meets a completing transaction", until=cluster.clock.now + RETRY_SECONDS)
+
+
+def _append_time(cluster: ModelCluster, topic: Any, index: int, error: ErrorCode) -> datetime.datetime | None:
+    """The time that the broker gave the records; only where the topic has LogAppendTime."""
+    if topic is None or error or not topic.logs[index].log_append_time:
+        return None
+    return datetime.datetime.fromtimestamp(cluster.clock.ms() / 1000, datetime.UTC)
+
+
+def _produce_response(
+    cluster: ModelCluster, request: Request, outcome: dict[tuple[Any, int], tuple[ErrorCode, int]]
+) -> Any:
+    module = responses(PRODUCE, request.version)
+    topics: dict[Any, list[Any]] = {}
+    for (key, index), (error, offset) in outcome.items():
+        topic = cluster.topics.get(key) if isinstance(key, str) else cluster.by_id(key)
+        hint = {}
+        if error is ErrorCode.not_leader_or_follower and request.version >= 10:
+            hint = {"current_leader": _new_leader(cluster, module, topic, index)}
+        topics.setdefault(key, []).append(
+            make(
+                module.PartitionProduceResponse,
+                index=index,
+                error_code=error,
+                base_offset=offset,
+                log_append_time=_append_time(cluster, topic, index, error),
+                log_start_offset=topic.logs[index].log_start if topic and not error else -1,
+                record_errors=(),
+                **hint,
+            )
+        )
+    answers = tuple(
+        make(module.TopicProduceResponse, name=k, topic_id=k, partition_responses=tuple(p)) for k, p in topics.items()
+    )
+    return make(module.ProduceResponse, responses=answers, throttle_time=ZERO)
+
+
+# --- Fetch
+
+
+def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
+    body = request.body
+    if request.version < 12:
+        raise ModelError(f"Fetch v{request.version}: the model begins at v12")
+    injected = cluster.injected_for(request.api, body)
+    committed = body.isolation_level == 1
+    wanted = [
+        (asked, part, cluster.by_id(asked.topic_id) if request.version >= 13 else cluster.topics.get(asked.topic))
+        for asked in body.topics
+        for part in asked.partitions
+    ]
+
+    def looked_at(topic: Topic | None, part: Any) -> tuple[ErrorCode, Any]:
+        if topic is None and request.version >= 13:
+            return ErrorCode.unknown_topic_id, None
+        error, log = leading(cluster, node, topic, part.partition)
+        error = error or epoch_error(log, part.current_leader_epoch)
+        if not error and not _diverging(log, part) and not log.log_start <= part.fetch_offset <= log.end:
+            error = ErrorCode.offset_out_of_range
+        return error, log
+
+    def bound(log: PartitionLog) -> int:
+        return log.last_stable_offset if committed else log.end
+
+    def enough() -> bool:
+        size = 0
+        for _, part, topic in wanted:
+            error, log = looked_at(topic, part)
+            if error or _diverging(log, part):
+                return True
+            size += log.available(part.fetch_offset, bound(log))
+        return size >= body.min_bytes
+
+    max_wait = body.max_wait.total_seconds()
+    if wanted and injected is None and max_wait > 0 and not enough():
+        yield Wait("fetch waits for data", until=cluster.clock.now + max_wait, ready=enough)
+    module = responses(FETCH, request.version)
+    topics: dict[Any, list[Any]] = {}
+    left = body.max_bytes
+    for asked, part, topic in wanted:
+        error, log = looked_at(topic, part)
+        error = injected.error if injected else error
+        fields: dict[str, Any] = {"high_watermark": -1, "aborted_transactions": None, "records": b""}
+        if not error:
+            fields |= {
+                "high_watermark": log.end,
+                "last_stable_offset": log.last_stable_offset,
+                "log_start_offset": log.log_start,
+                "aborted_transactions": () if committed else None,
+            }
+            diverging = _diverging(log, part)
+            if diverging:
+                fields["diverging_epoch"] = module.EpochEndOffset(epoch=diverging[0], end_offset=diverging[1])
+            else:
+                found = log.read(
+                    part.fetch_offset,
+                    bound(log),
+                    min(part.partition_max_bytes, left),
+                    at_least_one=left == body.max_bytes,
+                    committed=committed,
+                )
+                left = max(0, left - len(found.records))
+                fields["records"] = found.records
+                if committed:
+                    fields["aborted_transactions"] = tuple(
+                        module.AbortedTransaction(producer_id=a.producer_id, first_offset=a.first_offset)
+                        for a in found.aborted
+                    )
+        elif error in (ErrorCode.not_leader_or_follower, ErrorCode.fenced_leader_epoch):
+            fields["current_leader"] = _new_leader(cluster, module, topic, part.partition)
+        key = asked.topic_id if request.version >= 13 else asked.topic
+        topics.setdefault(key, []).append(
+            make(module.PartitionData, partition_index=part.partition, error_code=error, **fields)
+        )
+    return make(
+        module.FetchResponse,
+        throttle_time=ZERO,
+        error_code=ErrorCode.fetch_session_id_not_found if body.session_id else ErrorCode.none,
+        responses=tuple(
+            make(module.FetchableTopicResponse, topic=k, topic_id=k, partitions=tuple(p)) for k, p in topics.items()
+        ),
+    )
+
+
+def _diverging(log: PartitionLog, part: Any) -> tuple[int, int] | None:
+    """(epoch, end offset) when the log was truncated below what this reader has (KIP-595)."""
+    if part.last_fetched_epoch < 0:
+        return None
+    epoch, end = log.end_of_epoch(part.last_fetched_epoch)
+    return (epoch, end) if epoch < part.last_fetched_epoch or end < part.fetch_offset else None
+
+
+_IN_STEPS: Final[dict[int, Callable[[ModelCluster, Node, Request], Work]]] = {
+    PRODUCE: _produce,
+    FETCH: _fetch,
+    INIT_PRODUCER_ID: _init_producer_id,
+    END_TXN: _end_txn,
+}

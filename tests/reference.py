@@ -1,0 +1,425 @@
+"""What the kernel is to do, in slow plain Python: one readable statement of each rule, sharing no code with it.
+
+`pack` and `read_records` are the oracle, `Runs` is the offset map as a list. Integers are Python's own: every limit is
+stated, not inherited.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+
+from reference_format import (
+    CONTROL,
+    DELETE_HORIZON,
+    HEADER,
+    LOG_APPEND_TIME,
+    LZ4,
+    NONE,
+    TRANSACTIONAL,
+    ZSTD,
+    Header,
+    Malformed,
+    Reader,
+    TooLarge,
+    crc32c,
+    unpack_lz4,
+    varint,
+    write_batch,
+)
+
+Read = tuple[int, int, bytes | None, bytes | None, list[Header]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A batch that ends the walk; what the kernel calls BatchError, without the text."""
+
+    reason: str
+    offset: int
+    next_offset: int | None
+
+
+class BadBatch(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A whole batch of a range, checked as far as its header and CRC go."""
+
+    data: bytes
+    base_offset: int
+    leader_epoch: int
+    attributes: int
+    last_delta: int
+    base_timestamp: int
+    max_timestamp: int
+    producer_id: int
+    count: int
+
+    @property
+    def codec(self) -> int:
+        return self.attributes & 7
+
+    @property
+    def next_offset(self) -> int:
+        return self.base_offset + self.last_delta + 1
+
+    def failure(self, reason: str, position: int) -> Failure:
+        return Failure(reason, self.base_offset, self.next_offset if self.next_offset > position else None)
+
+
+class Walk:
+    """The batches of data[start:end] in order; whoever walks advances `position`. `incomplete`: the last one is cut."""
+
+    def __init__(self, data: bytes, start: int, end: int, position: int) -> None:
+        self.rest = data[start:end]
+        self.position = position
+        self.incomplete = False
+
+    def __iter__(self) -> Iterator[Found]:
+        expected = 0
+        first = True
+        while self.rest:
+            found = self._next(expected)
+            if found is None:
+                self.incomplete = True
+                if first:
+                    raise BadBatch(Failure("CORRUPT_BATCH", self.position, None))
+                return
+            first = False
+            yield found
+            self.rest = self.rest[len(found.data) :]
+            expected = found.next_offset
+
+    def _next(self, expected: int) -> Found | None:
+        rest = self.rest
+        unreadable = BadBatch(Failure("CORRUPT_BATCH", self.position, None))
+        if len(rest) < 12:
+            return None
+        base_offset, length = struct.unpack_from(">qi", rest)
+        if length < 14:
+            raise unreadable
+        if len(rest) < 17:
+            return None
+        if not 0 <= rest[16] <= 2:
+            raise unreadable
+        if len(rest) < 12 + length:
+            return None
+        if base_offset < expected:
+            raise unreadable
+        if rest[16] < 2:
+            if base_offset + 1 >= 1 << 63:
+                raise unreadable
+            after = base_offset + 1
+            raise BadBatch(Failure("CORRUPT_BATCH", base_offset, after if after > self.position else None))
+        if length < 49:
+            raise unreadable
+        data = rest[: 12 + length]
+        (_, _, leader_epoch, _, crc, attributes, last_delta, base_ts, max_ts, producer_id, _, _, count) = HEADER.unpack(
+            data[:61]
+        )
+        found = Found(data, base_offset, leader_epoch, attributes, last_delta, base_ts, max_ts, producer_id, count)
+        if last_delta < 0 or found.next_offset >= 1 << 63:
+            raise unreadable
+        if crc != crc32c(data[21:]) or not 0 <= count <= last_delta + 1 or (count == 0 and len(data) > 61):
+            raise BadBatch(found.failure("CORRUPT_BATCH", self.position))
+        if found.codec > ZSTD:
+            raise BadBatch(found.failure("UNKNOWN_CODEC", self.position))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """A record as read, with the bytes that a re-encode copies: key length to end."""
+
+    offset: int
+    timestamp: int
+    attributes: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+    rest: bytes
+
+
+def unpacked(batch: Found, position: int) -> bytes:
+    payload = batch.data[61:]
+    if batch.codec == NONE:
+        return payload
+    if batch.codec != LZ4:
+        raise BadBatch(batch.failure("UNKNOWN_CODEC", position))
+    try:
+        return unpack_lz4(payload)
+    except Malformed:
+        raise BadBatch(batch.failure("CORRUPT_BATCH", position)) from None
+    except TooLarge:
+        raise BadBatch(batch.failure("RECORD_TOO_LARGE", position)) from None
+
+
+def parse_records(batch: Found, payload: bytes, *, only_first: bool = False) -> list[Parsed]:
+    """Every record of the payload; Malformed unless they fill it exactly."""
+    reader = Reader(payload)
+    out: list[Parsed] = []
+    previous = -1
+    for _ in range(1 if only_first else batch.count):
+        size = reader.varint()
+        body = Reader(reader.take(size))
+        attributes = body.take(1)[0]
+        timestamp_delta, delta = body.varint(64), body.varint()
+        at = body.at
+        key, value = body.sized(nullable=True), body.sized(nullable=True)
+        headers: list[Header] = []
+        header_count = body.varint()
+        if header_count < 0:
+            raise Malformed("header count")
+        for _ in range(header_count):
+            name = body.sized(nullable=False)
+            assert name is not None
+            headers.append((name, body.sized(nullable=True)))
+        body.end()
+        if not previous < delta <= batch.last_delta:
+            raise Malformed("offset delta")
+        previous = delta
+        logged = bool(batch.attributes & LOG_APPEND_TIME)
+        timestamp = batch.max_timestamp if logged else batch.base_timestamp + timestamp_delta
+        if not -(1 << 63) <= timestamp < 1 << 63:
+            raise Malformed("timestamp")
+        out.append(Parsed(batch.base_offset + delta, timestamp, attributes, key, value, headers, body.data[at:]))
+    if not only_first:
+        reader.end()
+    return out
+
+
+# ---- the rules
+
+
+class Aborted:
+    """Which batches belong to aborted transactions: an entry opens a drop for its producer, an ABORT marker ends it."""
+
+    def __init__(self, entries: list[tuple[int, int]]) -> None:
+        self.waiting = sorted(entries, key=lambda entry: entry[1])
+        self.open: set[int] = set()
+
+    def drops(self, batch: Found) -> bool:
+        while self.waiting and self.waiting[0][1] <= batch.next_offset - 1:
+            self.open.add(self.waiting.pop(0)[0])
+        if batch.attributes & CONTROL:
+            if self._marker(batch) == 0:
+                self.open.discard(batch.producer_id)
+            return False
+        return bool(batch.attributes & TRANSACTIONAL) and batch.producer_id in self.open
+
+    def _marker(self, batch: Found) -> int | None:
+        if batch.count == 0:
+            return None
+        if batch.codec != NONE:
+            raise Malformed("compressed marker")
+        key = parse_records(batch, batch.data[61:], only_first=True)[0].key
+        if key is None or len(key) < 4 or key[0] >= 128:
+            raise Malformed("marker key")
+        return int.from_bytes(key[2:4], "big", signed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Out:
+    """A batch as it must be produced; `data` is None where the bytes depend on the compressor."""
+
+    data: bytes | None
+    header: tuple[int, ...]  # the header's fields from attributes on
+    records: bytes  # the payload before compression; of a pass-through, the payload as it was
+    count: int
+    runs: tuple[tuple[int, int], ...]
+    max_timestamp: int
+    source_bytes: int
+    reencoded: bool
+
+
+@dataclasses.dataclass
+class Result:
+    next_offset: int
+    next_sequence: int
+    batches: list[Out] = dataclasses.field(default_factory=list)
+    last_leader_epoch: int = -1
+    records: int = 0
+    control_batches: int = 0
+    aborted_records: int = 0
+    incomplete: bool = False
+    error: Failure | None = None
+
+
+def pack(
+    data: bytes,
+    start: int,
+    end: int,
+    position: int,
+    aborted: list[tuple[int, int]],
+    *,
+    producer_id: int,
+    producer_epoch: int,
+    base_sequence: int,
+    max_batch_bytes: int,
+) -> Result:
+    walk, drops = Walk(data, start, end, position), Aborted(aborted)
+    result = Result(position, base_sequence)
+    try:
+        for batch in walk:
+            try:
+                dropped = drops.drops(batch)
+            except Malformed:
+                raise BadBatch(batch.failure("CORRUPT_BATCH", walk.position)) from None
+            if batch.next_offset <= walk.position:
+                continue
+            if batch.attributes & CONTROL:
+                result.control_batches += 1
+            elif dropped:
+                result.aborted_records += batch.count
+            else:
+                stamp = (producer_id, producer_epoch, result.next_sequence)
+                out = _forwarded(batch, walk.position, stamp, max_batch_bytes)
+                if out is not None:
+                    result.batches.append(out)
+                    result.records += out.count
+                    result.next_sequence = (result.next_sequence + out.count) % (1 << 31)
+            walk.position = result.next_offset = batch.next_offset
+            result.last_leader_epoch = batch.leader_epoch
+    except BadBatch as bad:
+        result.error = bad.failure
+    result.incomplete = walk.incomplete
+    return result
+
+
+def _forwarded(batch: Found, position: int, stamp: tuple[int, int, int], max_batch_bytes: int) -> Out | None:
+    if batch.count == 0:
+        return None
+    attributes = (batch.attributes | TRANSACTIONAL) & ~(LOG_APPEND_TIME | CONTROL | DELETE_HORIZON)
+    reencoded = (
+        batch.base_offset < position or batch.count != batch.last_delta + 1 or bool(batch.attributes & LOG_APPEND_TIME)
+    )
+    if reencoded:
+        try:
+            kept = [rec for rec in parse_records(batch, unpacked(batch, position)) if rec.offset >= position]
+        except Malformed:
+            raise BadBatch(batch.failure("CORRUPT_BATCH", position)) from None
+        if not kept:
+            return None
+        base_timestamp, max_timestamp = kept[0].timestamp, max(rec.timestamp for rec in kept)
+        payload = b""
+        for index, rec in enumerate(kept):
+            delta = rec.timestamp - base_timestamp
+            if not -(1 << 63) <= delta < 1 << 63:
+                raise BadBatch(batch.failure("CORRUPT_BATCH", position))
+            body = bytes([rec.attributes]) + varint(delta) + varint(index) + rec.rest
+            payload += varint(len(body)) + body
+        offsets = [rec.offset for rec in kept]
+    else:
+        base_timestamp, max_timestamp, payload = batch.base_timestamp, batch.max_timestamp, batch.data[61:]
+        offsets = list(range(batch.base_offset, batch.next_offset))
+    count = len(offsets)
+    written: bytes | None = write_batch(
+        0,
+        payload,
+        count=count,
+        last_delta=count - 1,
+        attributes=attributes,
+        leader_epoch=-1,
+        base_timestamp=base_timestamp,
+        max_timestamp=max_timestamp,
+        producer_id=stamp[0],
+        producer_epoch=stamp[1],
+        sequence=stamp[2],
+    )
+    assert written is not None
+    header = HEADER.unpack(written[:61])[5:]
+    if reencoded and batch.codec != NONE:
+        written = None
+    elif len(written) > max_batch_bytes:
+        raise BadBatch(batch.failure("RECORD_TOO_LARGE", position))
+    runs = tuple(runs_of(offsets))
+    return Out(written, header, payload, count, runs, max_timestamp, len(batch.data), reencoded)
+
+
+def runs_of(offsets: list[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and offset == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((offset, 1))
+    return runs
+
+
+def read_records(data: bytes, start: int, end: int, aborted: list[tuple[int, int]], position: int = 0) -> list[Read]:
+    walk, drops = Walk(data, start, end, position), Aborted(aborted)
+    out: list[Read] = []
+    for batch in walk:
+        try:
+            dropped = drops.drops(batch) or batch.attributes & CONTROL
+            if not dropped and batch.count and batch.next_offset > walk.position:
+                for rec in parse_records(batch, unpacked(batch, walk.position)):
+                    if rec.offset >= position:
+                        out.append((rec.offset, rec.timestamp, rec.key, rec.value, rec.headers))
+        except Malformed:
+            raise BadBatch(batch.failure("CORRUPT_BATCH", walk.position)) from None
+        walk.position = max(walk.position, batch.next_offset)
+    return out
+
+
+def next_offset(data: bytes, start: int, end: int, position: int) -> tuple[int, int]:
+    """By the headers alone: a CRC that does not match is not seen."""
+    at, epoch, rest, expected = position, -1, data[start:end], 0
+    while len(rest) >= 61:
+        base_offset, length = struct.unpack_from(">qi", rest)
+        (last_delta,) = struct.unpack_from(">i", rest, 23)
+        (count,) = struct.unpack_from(">i", rest, 57)
+        whole = 49 <= length <= len(rest) - 12 and rest[16] == 2
+        if not whole or base_offset < expected or last_delta < 0 or base_offset + last_delta + 1 >= 1 << 63:
+            break
+        if not 0 <= count <= last_delta + 1 or (count == 0 and length > 49) or rest[22] & 7 > ZSTD:
+            break
+        expected = base_offset + last_delta + 1
+        if expected > at:
+            at, epoch = expected, struct.unpack_from(">i", rest, 12)[0]
+        rest = rest[12 + length :]
+    return at, epoch
+
+
+# ---- the offset map
+
+
+class Runs:
+    """Runs of one partition as (source first, target first, count), one mirrored record at a time."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[int, int]] = []
+
+    def append(self, source_first: int, target_first: int, count: int) -> None:
+        if min(source_first, target_first) < 0 or count < 1:
+            raise ValueError
+        if self.pairs and (source_first <= self.pairs[-1][0] or target_first <= self.pairs[-1][1]):
+            raise ValueError
+        self.pairs += [(source_first + i, target_first + i) for i in range(count)]
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        out: list[tuple[int, int, int]] = []
+        for source, target in self.pairs:
+            if out and (source, target) == (out[-1][0] + out[-1][2], out[-1][1] + out[-1][2]):
+                out[-1] = (out[-1][0], out[-1][1], out[-1][2] + 1)
+            else:
+                out.append((source, target, 1))
+        return out
+
+    def to_target(self, source: int) -> int | None:
+        return dict(self.pairs).get(source)
+
+    def to_source(self, target: int) -> int | None:
+        return {t: s for s, t in self.pairs}.get(target)
+
+    def floor(self, source: int) -> tuple[int, int, int] | None:
+        return max((run for run in self.runs() if run[0] <= source), default=None)
+
+    def ceiling(self, source: int) -> tuple[int, int, int] | None:
+        return min((run for run in self.runs() if run[0] >= source), default=None)
