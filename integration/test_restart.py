@@ -192,8 +192,8 @@ def test_a_broker_is_killed_and_comes_back(
     victim.kill()
     time.sleep(1)
     victim.restart()
-    load(topics, 100)
     goal = sum(p.next_offset for p in positions(config).values()) + 50
+    load(topics, 100)  # after the goal is set: what was there before may be mirrored by now
     wait_until(
         lambda: not run.running or faults(config) or sum(p.next_offset for p in positions(config).values()) > goal,
         60,
