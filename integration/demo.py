@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from confluent_kafka.admin import OffsetSpec
 from . import oracle, workload
 from .cluster import ROOT, Cluster, ClusterError, start_pair, tethered
 from .process import ENTRY, write_config
-from .rawlog import Tails, survey
+from .rawlog import CODECS, Survey, Tails, survey
 from .show import Phase, Show
 
 FLOW = "demo"
@@ -235,17 +236,28 @@ class Demo:
             workload.wait_compacted(self.source)
             phase.update(detail=f"{workload.COMPACTED} compacted, then held for the comparison")
         with self.show.phase("source log") as phase:
-            folders = [
-                self.source.log_dir / f"{topic.name}-{partition}"
-                for topic in workload.TOPICS
-                for partition in range(topic.partitions)
-            ]
-            found = survey(folders, sample=10)
-            if missing := found.missing(workload.HARD_CASES):
-                raise Failed(f"the source log lacks {', '.join(missing)}")
-            told = ("aborted batches", "gaps between batches", "gaps inside batches", "null keys", "tombstones")
-            told += ("empty values", "codec none", "codec lz4")
-            phase.update(detail=", ".join(f"{found.cases[case]} {case}" for case in told))
+            cases = self._hard_cases()
+            codecs = ", ".join(f"{cases[f'codec {codec}']:,} {codec}" for codec in CODECS)
+            phase.update(
+                detail=f"batches: {codecs}; {cases['tiny batches']:,} tiny, {cases['LogAppendTime batches']:,}"
+                f" LogAppendTime, {cases['aborted batches']:,} aborted, {cases['gaps inside batches']:,} with gaps,"
+                f" {cases['gaps between batches']:,} gaps between them"
+            )
+
+    def _hard_cases(self) -> Counter[str]:
+        """How often the source's segment files hold each hard case. Raises Failed if one is not there."""
+        whole = Survey()
+        for topic in workload.TOPICS:
+            folders = [self.source.log_dir / f"{topic.name}-{partition}" for partition in range(topic.partitions)]
+            cases = survey(folders, sample=10).cases
+            if topic.every_batch and cases[topic.every_batch] != cases["batches"]:
+                raise Failed(
+                    f"{topic.name}: {cases[topic.every_batch]} {topic.every_batch} of {cases['batches']} batches"
+                )
+            whole.cases.update(cases)
+        if missing := whole.missing(workload.HARD_CASES):
+            raise Failed(f"the source log lacks {', '.join(missing)}")
+        return whole.cases
 
     def _mirror(self) -> None:
         total = sum(sum(workload.goals(self.given.records, part).values()) for part in ("backlog", "live"))

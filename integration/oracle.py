@@ -4,8 +4,9 @@
     assert report.ok, report.text()
 
 Every partition is read on both sides in lock step up to its last stable offset: count, order, key, value, headers,
-timestamp and its type must be equal. A partition that differs is read once more, and each difference is named: lost,
-duplicated, reordered, changed, or foreign (a record that the source never had).
+timestamp and its type must be equal. Times that the source's broker set (LogAppendTime) must be CreateTime on the
+target, for there they are the records' own. A partition that differs is read once more, and each difference is named:
+lost, duplicated, reordered, changed, or foreign (a record that the source never had).
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def describe_change(source: Content, target: Content) -> str:
     for name, ours, theirs in zip(("key", "value", "headers"), source[:3], target[:3], strict=True):
         if ours != theirs:
             changes.append(f"{name} {_short(ours)} became {_short(theirs)}")
-    if source[3] != target[3]:
+    if mirrored_stamp(source[3]) != target[3]:
         stamps = [f"{STAMPS.get(kind, kind)} {ms}" for kind, ms in (source[3], target[3])]
         changes.append(f"{stamps[0]} became {stamps[1]}")
     return "; ".join(changes) or "nothing changed"
@@ -235,6 +236,16 @@ def read(reader: Consumer, topic: str, partition: int, start: int, end: int) -> 
 def content_of(message: Any) -> Content:
     """What must be equal on both sides."""
     return message.key(), message.value(), message.headers(), message.timestamp()
+
+
+def mirrored_stamp(stamp: tuple[int, int]) -> tuple[int, int]:
+    """(timestamp type, ms) that the target must have for that of the source."""
+    return (1, stamp[1]) if stamp[0] == 2 else stamp
+
+
+def mirrored(content: Content) -> Content:
+    """What the target must have for that content of the source."""
+    return (*content[:3], mirrored_stamp(content[3]))
 
 
 def bounds(bootstrap: str, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
@@ -306,7 +317,7 @@ class Comparer:
                 if (
                     a.value() != b.value()
                     or a.key() != b.key()
-                    or a.timestamp() != b.timestamp()
+                    or mirrored_stamp(a.timestamp()) != b.timestamp()
                     or a.headers() != b.headers()
                 ):
                     return None
@@ -317,12 +328,13 @@ class Comparer:
         """Reads both sides to the end, 16 bytes kept per record, and names every difference."""
         offsets: list[list[int]] = []
         digests: list[list[bytes]] = []
-        for side in self._sides(job):
+        for side, of_source in zip(self._sides(job), (True, False), strict=True):
             offsets.append([])
             digests.append([])
             for batch in side:
                 offsets[-1] += [message.offset() for message in batch]
-                digests[-1] += [digest(content_of(message)) for message in batch]
+                contents = [content_of(message) for message in batch]
+                digests[-1] += [digest(mirrored(content) if of_source else content) for content in contents]
         all_found = differences(digests[0], digests[1])
         if not all_found:
             raise CheckError(f"{job.topic}[{job.partition}]: differed once and not again; somebody still writes to it")

@@ -23,7 +23,7 @@ from eomirror.records import VERSION, Desired, LedgerRecord, PositionRecord, Sta
 from eomirror.units import wall_ms
 
 from .cluster import Cluster
-from .oracle import bounds, compare
+from .oracle import bounds, compare, mirrored
 from .process import Background, Eomirror, Finished
 
 SETTLED_SECONDS = 20.0
@@ -225,12 +225,15 @@ def contents(
 
 
 def assert_equal(source: Cluster, target: Cluster, topics: Iterable[str], *, least: int = 1) -> int:
-    """Count, order, key, value, headers and timestamps of every partition; the number of records, at least `least`."""
+    """Count, order, key, value, headers and timestamps of every partition; the number of records, at least `least`.
+
+    Times that the source's broker set must be the target's CreateTime.
+    """
     topics = list(topics)
     ours, theirs = contents(source, topics), contents(target, topics)
     count = sum(len(records) for records in ours.values())
     assert count >= least, f"only {count} records at the source"
-    if {k: [c for _, c in v] for k, v in ours.items()} != {k: [c for _, c in v] for k, v in theirs.items()}:
+    if {k: [mirrored(c) for _, c in v] for k, v in ours.items()} != {k: [c for _, c in v] for k, v in theirs.items()}:
         raise AssertionError(compare(source.bootstrap, target.bootstrap, topics).text())
     return count
 

@@ -19,6 +19,10 @@ import cramjam
 HEADER = struct.Struct(">qiibIhiqqqhii")
 LENGTH_FROM = 12  # the length field counts the bytes behind itself
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+XERIAL = (
+    b"\x82SNAPPY\x00"  # Java's snappy: this, two int32, then blocks with their int32 length; others write one raw block
+)
+TINY = 3  # records; a batch that holds no more is tiny
 COMMIT = 1  # control record type; 0 is abort
 
 
@@ -85,6 +89,8 @@ class Batch:
                 return bytes(cramjam.gzip.decompress(stored))
             case "zstd":
                 return bytes(cramjam.zstd.decompress(stored))
+            case "snappy":
+                return _unsnappy(stored)
         raise LogError(f"{self.path.name}: offset {self.base_offset}: no reader for {self.codec}")
 
 
@@ -149,6 +155,17 @@ def records(batch: Batch) -> Iterator[Record]:
         yield Record(batch.base_offset + delta, stamp, key, value, tuple(headers))
     if position != len(data):
         raise LogError(f"{batch.path}: offset {batch.base_offset}: {len(data) - position} bytes behind the last record")
+
+
+def _unsnappy(stored: bytes) -> bytes:
+    if not stored.startswith(XERIAL):
+        return bytes(cramjam.snappy.decompress_raw(stored))
+    parts, position = [], len(XERIAL) + 8
+    while position < len(stored):
+        (length,) = struct.unpack_from(">i", stored, position)
+        position += 4 + length
+        parts.append(bytes(cramjam.snappy.decompress_raw(stored[position - length : position])))
+    return b"".join(parts)
 
 
 def commits(batch: Batch) -> bool:
@@ -297,6 +314,8 @@ def _survey_partition(folder: Path, sample: int, cases: Counter[str]) -> None:
         cases["idempotent batches"] += batch.producer_id >= 0 and not batch.transactional
         cases["gaps inside batches"] += 0 < batch.count < batch.last_delta + 1
         cases["empty batches"] += batch.count == 0
+        cases["tiny batches"] += 0 < batch.count <= TINY
+        cases["LogAppendTime batches"] += batch.log_append_time
         cases["batches with a delete horizon"] += batch.delete_horizon
         if batch.transactional:
             open_batches[batch.producer_id] += 1

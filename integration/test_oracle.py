@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from .cluster import Cluster
-from .oracle import CheckError, compare, differences
+from .oracle import CheckError, compare, differences, make_reader, read
 
 START = 1_700_000_000_000  # ms
 
@@ -115,6 +115,22 @@ def test_a_difference_of_the_timestamp_type_is_found(source: Cluster, target: Cl
     report = compare(source.bootstrap, target.bootstrap, [name])
     assert report.total("changed") == 1
     assert "became LogAppendTime" in report.text()
+
+
+def test_times_that_the_source_broker_set_are_the_copies_own(source: Cluster, target: Cluster, name: str) -> None:
+    source.create_topic(name, config={"message.timestamp.type": "LogAppendTime"})
+    target.create_topic(name)
+    write(source, name, EVENTS)
+    reader = make_reader(source.bootstrap)
+    times = [message.timestamp() for part in read(reader, name, 0, 0, len(EVENTS)) for message in part]
+    reader.close()
+    assert {kind for kind, _ in times} == {2}
+    copies = [replace(event, timestamp=ms) for event, (_, ms) in zip(EVENTS, times, strict=True)]
+    copies[77] = replace(copies[77], timestamp=times[77][1] - 1)
+    write(target, name, copies)
+    report = compare(source.bootstrap, target.bootstrap, [name])
+    assert [found.changed for found in report.partitions] == [1]
+    assert f"LogAppendTime {times[77][1]} became CreateTime {times[77][1] - 1}" in report.text()
 
 
 def test_a_missing_topic_or_partition_is_no_equality(source: Cluster, target: Cluster, name: str) -> None:

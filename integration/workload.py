@@ -1,4 +1,4 @@
-"""The demo's workload: eight streams of events into six topics, with every hard case that a mirror meets.
+"""The demo's workload: ten streams of events into eight topics, with every hard case that a mirror meets.
 
     python -m integration.workload --bootstrap 127.0.0.1:19092 --records 1000000 --part backlog
     python -m integration.workload --bootstrap 127.0.0.1:19092 --records 1000000 --part live --seconds 60
@@ -24,7 +24,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer
 
 from .cluster import Cluster
-from .rawlog import partition_batches
+from .rawlog import CODECS, TINY, partition_batches
 
 BACKLOG_SHARE = 0.4  # of all records; the rest goes on while it mirrors
 SURPLUS = 1.08  # compaction removes about a twentieth
@@ -43,8 +43,9 @@ HARD_CASES = (
     "idempotent batches",
     "gaps between batches",
     "gaps inside batches",
-    "codec none",
-    "codec lz4",
+    *(f"codec {codec}" for codec in CODECS),
+    "tiny batches",
+    "LogAppendTime batches",
     "null keys",
     "tombstones",
     "empty values",
@@ -63,6 +64,7 @@ class Topic:
     name: str
     partitions: int
     config: Mapping[str, object]
+    every_batch: str | None = None  # the hard case that each of its batches is
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ class Stream:
     name: str
     topic: str
     kind: str  # plain | idempotent | transactional
-    codec: str  # none | lz4
+    codec: str  # one of CODECS
     share: float  # of all records that become visible
     partitions: int
     batch: int = 400  # records per step; of a transactional stream: per transaction
     keys: int = 0  # size of the key space; 0: most keys are unique and every fifth is null
     aborts: int = 0  # every n-th transaction is aborted; 0: none
+    most: int = 0  # records per record batch at most; 0: as many as fit
 
 
 KEEP = {"retention.ms": -1}
@@ -88,16 +91,20 @@ TOPICS = (
     Topic(COMPACTED, 2, CLEANING),
     Topic("audit", 1, KEEP),
     Topic("sessions", 3, {**KEEP, "segment.bytes": 8 << 20}),
+    Topic("ticks", 2, KEEP, "tiny batches"),
+    Topic("arrivals", 2, {**KEEP, "message.timestamp.type": "LogAppendTime"}, "LogAppendTime batches"),
 )
 STREAMS = (
-    Stream("orders", "orders", "idempotent", "lz4", 0.26, 4),
-    Stream("clicks", "clicks", "plain", "none", 0.24, 6),
-    Stream("payments", "payments", "transactional", "lz4", 0.12, 3, batch=250, aborts=6),
+    Stream("orders", "orders", "idempotent", "lz4", 0.24, 4),
+    Stream("clicks", "clicks", "plain", "none", 0.22, 6),
+    Stream("payments", "payments", "transactional", "zstd", 0.12, 3, batch=250, aborts=6),
     Stream("refunds", "payments", "transactional", "none", 0.06, 3, batch=120, aborts=3),
     Stream("stock", COMPACTED, "idempotent", "lz4", 0.08, 2, keys=200),
     Stream("prices", COMPACTED, "transactional", "none", 0.06, 2, batch=300, keys=150, aborts=5),
-    Stream("audit", "audit", "plain", "lz4", 0.03, 1, batch=50),
-    Stream("sessions", "sessions", "idempotent", "none", 0.15, 3),
+    Stream("audit", "audit", "plain", "snappy", 0.03, 1, batch=50),
+    Stream("sessions", "sessions", "idempotent", "gzip", 0.14, 3),
+    Stream("ticks", "ticks", "idempotent", "none", 0.02, 2, most=TINY),
+    Stream("arrivals", "arrivals", "idempotent", "lz4", 0.03, 2),
 )
 
 Headers = list[tuple[str, bytes | None]]
@@ -194,6 +201,8 @@ class Writer(threading.Thread):
             "queue.buffering.max.messages": 200_000,
             "on_delivery": self._delivered,
         }
+        if stream.most:
+            settings |= {"batch.num.messages": stream.most}
         if stream.kind == "plain":
             settings |= {"acks": "1"}
         elif stream.kind == "idempotent":
