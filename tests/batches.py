@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import cramjam
+import reference_codecs as codecs
 import reference_format as fmt
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from reference_format import CONTROL, DELETE_HORIZON, LOG_APPEND_TIME, LZ4, NONE, TRANSACTIONAL
+from reference_format import CONTROL, DELETE_HORIZON, GZIP, LOG_APPEND_TIME, LZ4, NONE, SNAPPY, TRANSACTIONAL, ZSTD
 
 PRODUCERS = (7, 8, 9)
 
@@ -59,13 +60,54 @@ stamps = st.builds(
 )
 
 
-def compressed(payload: bytes, form: str) -> bytes:
-    """A payload as an LZ4 frame of one of the forms that producers write."""
-    if form == "cramjam":
-        return bytes(cramjam.lz4.compress(payload))
-    if form == "checksums":
-        return fmt.write_lz4(payload, block=7, independent=False, block_sum=True, size=True, content_sum=True)
-    return fmt.write_lz4(payload)
+def zstd_stream(payload: bytes, step: int = 64) -> bytes:
+    """A frame that does not say what it unpacks to, with a new block after every `step` bytes."""
+    stream = cramjam.zstd.Compressor(level=3)
+    out = b""
+    for at in range(0, len(payload), step):
+        stream.compress(payload[at : at + step])
+        out += bytes(stream.flush())
+    return out + bytes(stream.finish())
+
+
+# The forms that producers write, and those that they might.
+FORMS: dict[int, dict[str, Callable[[bytes], bytes]]] = {
+    NONE: {"plain": bytes},
+    GZIP: {
+        "plain": codecs.write_gzip,
+        "cramjam": lambda payload: bytes(cramjam.gzip.compress(payload)),
+        "named": lambda payload: codecs.write_gzip(payload, name=True),
+        "members": lambda payload: codecs.write_gzip(payload, members=3),
+    },
+    SNAPPY: {
+        "plain": codecs.write_xerial,
+        "raw": codecs.write_snappy,
+        "cramjam": lambda payload: bytes(cramjam.snappy.compress_raw(payload)),
+        "chunks": lambda payload: codecs.write_xerial(payload, chunk=10),
+        "again": lambda payload: codecs.write_xerial(payload, chunk=20, again=True),
+    },
+    LZ4: {
+        "plain": fmt.write_lz4,
+        "cramjam": lambda payload: bytes(cramjam.lz4.compress(payload)),
+        "checksums": lambda payload: fmt.write_lz4(
+            payload, block=7, independent=False, block_sum=True, size=True, content_sum=True
+        ),
+    },
+    ZSTD: {
+        "plain": codecs.write_zstd,
+        "cramjam": lambda payload: bytes(cramjam.zstd.compress(payload, level=3)),
+        "stream": lambda payload: zstd_stream(payload, max(64, len(payload) // 3)),
+        "sized": lambda payload: codecs.write_zstd(payload, block=50, size=8, dictionary=True),
+        "frames": lambda payload: (
+            codecs.write_zstd(payload[:9], skippable=True) + codecs.write_zstd(payload[9:], size=4)
+        ),
+    },
+}
+
+
+def compressed(payload: bytes, codec: int, form: str = "plain") -> bytes:
+    """A payload in one of its codec's forms."""
+    return FORMS[codec][form](payload)
 
 
 @st.composite
@@ -94,9 +136,9 @@ def data_batches(draw: st.DrawFn, base: int, room: int) -> tuple[bytes, int]:
     ]
     payload = b"".join(fmt.write_record(rec, base_timestamp) for rec in records if fits(rec, base_timestamp))
     count = sum(fits(rec, base_timestamp) for rec in records)
-    codec = draw(st.sampled_from([NONE, NONE, LZ4]))
-    if codec == LZ4 and count:
-        payload = compressed(payload, draw(st.sampled_from(["cramjam", "plain", "checksums"])))
+    codec = draw(st.sampled_from([NONE, NONE, NONE, *FORMS]))
+    if count:
+        payload = compressed(payload, codec, draw(st.sampled_from(list(FORMS[codec]))))
     producer_id = draw(st.sampled_from((-1, *PRODUCERS)))
     attributes = codec
     attributes |= draw(st.sampled_from([0, 0, 0, LOG_APPEND_TIME, DELETE_HORIZON, 0x4000]))

@@ -10,12 +10,12 @@ import dataclasses
 import struct
 from collections.abc import Iterator
 
+import reference_codecs
 from reference_format import (
     CONTROL,
     DELETE_HORIZON,
     HEADER,
     LOG_APPEND_TIME,
-    LZ4,
     NONE,
     TRANSACTIONAL,
     ZSTD,
@@ -24,7 +24,6 @@ from reference_format import (
     Reader,
     TooLarge,
     crc32c,
-    unpack_lz4,
     varint,
     write_batch,
 )
@@ -147,13 +146,8 @@ class Parsed:
 
 
 def unpacked(batch: Found, position: int) -> bytes:
-    payload = batch.data[61:]
-    if batch.codec == NONE:
-        return payload
-    if batch.codec != LZ4:
-        raise BadBatch(batch.failure("UNKNOWN_CODEC", position))
     try:
-        return unpack_lz4(payload)
+        return reference_codecs.unpack(batch.codec, batch.data[61:])
     except Malformed:
         raise BadBatch(batch.failure("CORRUPT_BATCH", position)) from None
     except TooLarge:

@@ -186,14 +186,14 @@ def _lz4_sequence(literals: bytes, match: int | None) -> bytes:
 
 
 def unpack_lz4(data: bytes) -> bytes:
-    """Exactly one whole frame (lz4_Frame_format.md). The size limit is judged after the framing, before the content."""
+    """Exactly one whole frame (lz4_Frame_format.md). A size that the frame gives is judged before its content."""
     frame = Reader(data)
     if frame.take(4) != b"\x04\x22\x4d\x18":
         raise Malformed("magic")
     flags, descriptor = frame.take(2)
     if flags >> 6 != 1 or flags & 3 or descriptor & 0x8F or descriptor >> 4 < 4:
         raise Malformed("descriptor")
-    content_size = frame.take(8) if flags & 8 else None
+    content_size = int.from_bytes(frame.take(8), "little") if flags & 8 else None
     check = frame.take(1)[0]
     block_max = 1 << 8 + 2 * (descriptor >> 4)
     blocks: list[tuple[bool, bytes, bytes | None]] = []
@@ -207,7 +207,7 @@ def unpack_lz4(data: bytes) -> bytes:
         bound += min(block_max, size if stored else 255 * size)
     content_sum = frame.take(4) if flags & 4 else None
     frame.end()
-    if bound > MAX_UNPACKED:
+    if content_size is not None and min(bound, content_size) > MAX_UNPACKED:
         raise TooLarge
     if check != xxh32(data[4 : 14 if flags & 8 else 6]) >> 8 & 255:
         raise Malformed("header checksum")
@@ -222,7 +222,9 @@ def unpack_lz4(data: bytes) -> bytes:
             _unpack_block(body, out, before if flags & 32 else 0)
         if len(out) - before > block_max:
             raise Malformed("block content size")
-    if content_size is not None and content_size != struct.pack("<Q", len(out)):
+        if len(out) > MAX_UNPACKED:
+            raise TooLarge
+    if content_size not in (None, len(out)):
         raise Malformed("content size")
     if content_sum is not None and content_sum != struct.pack("<I", xxh32(bytes(out))):
         raise Malformed("content checksum")

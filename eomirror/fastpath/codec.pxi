@@ -1,19 +1,41 @@
 # Payload compression. Attributes 0-2 of a batch: 0 none, 1 gzip, 2 snappy, 3 lz4 (frame), 4 zstd.
 #
-# What a payload may expand to is computed from its own block headers before a byte is unpacked, so a hostile frame
-# costs MAX_UNPACKED bytes of memory at most. cramjam does the blocks; the frame is written here, because Kafka's Java
-# readers refuse dependent blocks (KafkaLZ4BlockInputStream.java) and cramjam's own frames have them.
+# cramjam does the compression; what is written here is what it cannot know: Kafka's framing, and how much a payload may
+# expand to. That is taken from the payload's own headers before a byte is unpacked, and where a format doesn't say,
+# unpacking stops at MAX_UNPACKED. cramjam's decoders refuse input that ends early and bytes behind the end; the
+# formats that may be cut at a seam and still look whole (concatenated members, snappy chunks) hold too few records then.
 
 cdef enum:
     CODEC_NONE = 0
+    CODEC_GZIP = 1
+    CODEC_SNAPPY = 2
     CODEC_LZ4 = 3
-    LZ4_MAGIC = 0x184D2204
-    LZ4_BLOCK = 65536
+    CODEC_ZSTD = 4
     MAX_UNPACKED = 268435456    # 256 MiB: twice the largest batch that a broker takes by any sane setting
 
+    GZIP_LEVEL = 6              # the levels are those that Kafka's producers have by default
+    GZIP_MIN = 18               # header and trailer of a member
+    GZIP_RATIO = 1032           # deflate: 258 bytes from two bits
+    SNAPPY_CHUNK = 32768
+    SNAPPY_RATIO = 22           # 64 bytes from three
+    XERIAL_HEAD = 16
+    LZ4_MAGIC = 0x184D2204
+    LZ4_BLOCK = 65536
+    ZSTD_LEVEL = 3
+    ZSTD_SKIPPABLE = 0x184D2A5  # and four bits that are free
+    ZSTD_BLOCK = 131072
+
+# snappy-java's stream: magic, version, lowest version that can read it; then chunks behind their int32 sizes. Kafka's
+# Java producers write it and librdkafka writes one raw block. Every client reads the first, and some only that one.
+cdef bytes XERIAL_MAGIC = b"\x82SNAPPY\x00"
+cdef bytes XERIAL_STREAM = XERIAL_MAGIC + b"\x00\x00\x00\x01\x00\x00\x00\x01"
 # Version 1, independent blocks of 64 KiB, no checksums (the batch has its own), no content size; 0x82 checks the header.
+# cramjam's own frames have dependent blocks, which Kafka's Java readers refuse (KafkaLZ4BlockInputStream.java).
 cdef bytes LZ4_FRAME_HEAD = b"\x04\x22\x4d\x18\x60\x40\x82"
 cdef bytes LZ4_FRAME_END = b"\x00\x00\x00\x00"
+cdef uint32_t ZSTD_MAGIC = 0xFD2FB528
+# What cramjam says when the room it was given is full.
+cdef str NO_ROOM = "failed to write whole buffer"
 
 
 class _Undecodable(Exception):
@@ -29,10 +51,134 @@ cdef uint32_t load_le32(const uint8_t *p) noexcept nogil:
     return <uint32_t>p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16 | <uint32_t>p[3] << 24
 
 
-cdef int64_t lz4_bound(const uint8_t *p, Py_ssize_t size) noexcept nogil:
+cdef object corrupt(str detail):
+    return _Undecodable("CORRUPT_BATCH", detail)
+
+
+cdef object too_much(object size):
+    return _Undecodable("RECORD_TOO_LARGE", f"the payload unpacks to {size} bytes, more than {MAX_UNPACKED}")
+
+
+cdef uint64_t load_le64(const uint8_t *p) noexcept nogil:
+    return <uint64_t>load_le32(p) | <uint64_t>load_le32(p + 4) << 32
+
+
+cdef object borrowed(const uint8_t *p, Py_ssize_t size):
+    return PyMemoryView_FromMemory(<char *>p, size, PyBUF_READ)
+
+
+cdef bytearray unpack_stream(object decoder, const uint8_t *p, Py_ssize_t size, int64_t guess, int64_t bound):
+    """What decoder(bytes, room) makes of a payload that cannot unpack to more than `bound` bytes.
+
+    `guess` is tried first. Memory that is never written to costs nothing.
+    """
+    cdef int64_t most = min(bound, <int64_t>MAX_UNPACKED)
+    cdef int64_t room = min(guess, most)
+    cdef bytearray out
+    cdef Py_ssize_t written
+    while True:
+        out = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>room)
+        try:
+            written = decoder(borrowed(p, size), out)
+            break
+        except cramjam.DecompressionError as error:
+            if str(error) != NO_ROOM:
+                raise corrupt(f"the payload does not unpack ({error})") from None
+        if room < most:
+            room = most
+        elif bound > MAX_UNPACKED:
+            raise _Undecodable("RECORD_TOO_LARGE", f"the payload unpacks to more than {MAX_UNPACKED} bytes")
+        else:
+            raise corrupt("the payload unpacks to more than its own headers say")
+    PyByteArray_Resize(out, written)
+    return out
+
+
+cdef object unpack_gzip(const uint8_t *p, Py_ssize_t size):
+    """Members one after the other (RFC 1952). The trailer has the last one's size, which is nearly always the only one."""
+    cdef uint32_t told
+    if size < GZIP_MIN:
+        raise corrupt("the payload is too short for a gzip member")
+    told = load_le32(p + size - 4)
+    if told > <int64_t>GZIP_RATIO * size:
+        raise corrupt(f"a gzip member of {told} bytes does not fit into {size}")
+    if told > MAX_UNPACKED:
+        raise too_much(told)
+    return unpack_stream(cramjam.gzip.decompress_into, p, size, told, <int64_t>GZIP_RATIO * size)
+
+
+cdef int64_t snappy_length(const uint8_t *p, Py_ssize_t size) noexcept nogil:
+    """What one raw block says it unpacks to, or -1 when that cannot be."""
+    cdef Cursor c = Cursor(p, 0, size)
+    cdef uint32_t length
+    if get_uvarint(&c, &length) or length > <int64_t>SNAPPY_RATIO * size:
+        return -1
+    return length
+
+
+cdef bint is_xerial(const uint8_t *p, Py_ssize_t size) noexcept:
+    # A raw block cannot begin like this: its first element would be a copy of nothing.
+    return size >= XERIAL_HEAD and memcmp(p, <const uint8_t *>PyBytes_AS_STRING(XERIAL_MAGIC), 8) == 0
+
+
+cdef Py_ssize_t next_chunk(const uint8_t *p, Py_ssize_t size, Py_ssize_t *pos) noexcept:
+    """The size of the next chunk of a xerial stream, with pos at its first byte; 0 at the end, -1 when it is cut."""
+    cdef int32_t length
+    while is_xerial(p + pos[0], size - pos[0]):
+        pos[0] += XERIAL_HEAD
+    if pos[0] == size:
+        return 0
+    if size - pos[0] < 4:
+        return -1
+    length = load32(p + pos[0])
+    pos[0] += 4
+    return length if 0 < length <= size - pos[0] else -1
+
+
+cdef int64_t snappy_bound(const uint8_t *p, Py_ssize_t size) noexcept:
+    """What a payload of snappy unpacks to, exactly; -1 when it is neither one block nor a stream of whole chunks."""
+    cdef Py_ssize_t pos = 0, length
+    cdef int64_t told, total = 0
+    if not is_xerial(p, size):
+        return snappy_length(p, size)
+    while True:
+        length = next_chunk(p, size, &pos)
+        if length <= 0:
+            return total if length == 0 else -1
+        told = snappy_length(p + pos, length)
+        if told < 0:
+            return -1
+        total += told
+        pos += length
+
+
+cdef object unpack_snappy(const uint8_t *p, Py_ssize_t size):
+    cdef int64_t total = snappy_bound(p, size)
+    cdef bytearray out
+    cdef Py_ssize_t pos = 0, written = 0, length = size
+    if total < 0:
+        raise corrupt("the payload is neither a snappy block nor a stream of whole ones")
+    if total > MAX_UNPACKED:
+        raise too_much(total)
+    out = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>total)
+    if is_xerial(p, size):
+        length = next_chunk(p, size, &pos)
+    while length:
+        room = PyMemoryView_FromMemory(PyByteArray_AS_STRING(out) + written, <Py_ssize_t>total - written, PyBUF_WRITE)
+        try:
+            written += <Py_ssize_t>cramjam.snappy.decompress_raw_into(borrowed(p + pos, length), room)
+        except cramjam.DecompressionError as error:
+            raise corrupt(f"the payload does not unpack ({error})") from None
+        pos += length
+        length = next_chunk(p, size, &pos)
+    return out
+
+
+cdef int64_t lz4_bound(const uint8_t *p, Py_ssize_t size, bint *told) noexcept nogil:
     """The most that one LZ4 frame can unpack to, or -1 when it is not exactly one whole frame.
 
     Format: lz4_Frame_format.md. A block of c bytes unpacks to 255 * c at most and never above the frame's block size.
+    told: the frame itself says what it unpacks to.
     """
     cdef uint8_t flags, descriptor
     cdef Py_ssize_t pos
@@ -47,6 +193,7 @@ cdef int64_t lz4_bound(const uint8_t *p, Py_ssize_t size) noexcept nogil:
         return -1
     block_max = <int64_t>1 << (8 + 2 * (descriptor >> 4))
     pos = 7 + (8 if flags & 0x08 else 0)
+    told[0] = size > pos and flags & 0x08 != 0
     while True:
         if size - pos < 4:
             return -1
@@ -62,24 +209,110 @@ cdef int64_t lz4_bound(const uint8_t *p, Py_ssize_t size) noexcept nogil:
             return -1
         bound += min(block_max, <int64_t>length * (1 if word >> 31 else 255))
     pos += 4 if flags & 0x04 else 0
-    return bound if pos == size else -1
+    if pos != size:
+        return -1
+    if told[0] and load_le64(p + 6) < <uint64_t>bound:
+        bound = <int64_t>load_le64(p + 6)
+    return bound
 
 
 cdef object unpack_lz4(const uint8_t *p, Py_ssize_t size):
-    cdef int64_t bound = lz4_bound(p, size)
+    cdef bint told = False
+    cdef int64_t bound = lz4_bound(p, size, &told)
     if bound < 0:
-        raise _Undecodable("CORRUPT_BATCH", "the payload is not one whole lz4 frame")
-    if bound > MAX_UNPACKED:
-        raise _Undecodable("RECORD_TOO_LARGE", f"the payload may unpack to {bound} bytes, more than {MAX_UNPACKED}")
-    cdef bytearray room = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>bound)
-    cdef object packed = PyMemoryView_FromMemory(<char *>p, size, PyBUF_READ)
-    cdef Py_ssize_t written
-    try:
-        written = cramjam.lz4.decompress_into(packed, room)
-    except cramjam.DecompressionError as error:
-        raise _Undecodable("CORRUPT_BATCH", f"the payload does not unpack ({error})") from None
-    PyByteArray_Resize(room, written)
-    return room
+        raise corrupt("the payload is not one whole lz4 frame")
+    if told and bound > MAX_UNPACKED:
+        raise too_much(bound)
+    return unpack_stream(cramjam.lz4.decompress_into, p, size, bound, bound)
+
+
+cdef Py_ssize_t zstd_frame(const uint8_t *p, Py_ssize_t size, int64_t *bound, bint *told) noexcept nogil:
+    """The length of the frame that p begins with, or -1; bound is raised by the most that it can unpack to.
+
+    Format: RFC 8878. A compressed block unpacks to the smaller of the window and 128 KiB at most. told is cleared when
+    the frame doesn't say what it unpacks to.
+    """
+    cdef uint8_t flags, form
+    cdef Py_ssize_t pos = 5
+    cdef uint32_t word, length
+    cdef int64_t blocks = 0, block_max = ZSTD_BLOCK
+    cdef uint64_t content = 0
+    cdef int content_bytes
+    if size < 8:
+        return -1
+    if load_le32(p) >> 4 == ZSTD_SKIPPABLE:
+        pos = 8 + <Py_ssize_t>load_le32(p + 4)
+        return pos if pos <= size else -1
+    flags = p[4]
+    if load_le32(p) != ZSTD_MAGIC or flags & 0x08:
+        return -1
+    content_bytes = 1 << (flags >> 6) if flags & 0xE0 else 0
+    if not flags & 0x20:
+        # Window log from 10, one byte with its eighths; from 2^17 on the block's own limit is the smaller one.
+        if p[5] >> 3 < 7:
+            block_max = (<int64_t>8 + (p[5] & 7)) << (7 + (p[5] >> 3))
+        pos += 1
+    pos += (1 << (flags & 3)) >> 1
+    if size - pos < content_bytes:
+        return -1
+    if content_bytes == 1:
+        content = p[pos]
+    elif content_bytes == 2:
+        content = 256 + (p[pos] | <uint32_t>p[pos + 1] << 8)
+    elif content_bytes == 4:
+        content = load_le32(p + pos)
+    elif content_bytes == 8:
+        content = load_le64(p + pos)
+    pos += content_bytes
+    while True:
+        if size - pos < 3:
+            return -1
+        word = <uint32_t>p[pos] | <uint32_t>p[pos + 1] << 8 | <uint32_t>p[pos + 2] << 16
+        pos += 3
+        form = (word >> 1) & 3
+        length = word >> 3
+        blocks += min(block_max, <int64_t>ZSTD_BLOCK) if form == 2 else length
+        if form == 1:
+            length = 1
+        if form == 3 or size - pos < <Py_ssize_t>length:
+            return -1
+        pos += length
+        if word & 1:
+            break
+    pos += 4 if flags & 0x04 else 0
+    if content_bytes == 0:
+        told[0] = False
+    elif content < <uint64_t>blocks:
+        blocks = <int64_t>content
+    bound[0] += blocks
+    return pos if pos <= size else -1
+
+
+cdef object unpack_zstd(const uint8_t *p, Py_ssize_t size):
+    """Frames one after the other, skippable ones between them."""
+    cdef Py_ssize_t pos = 0, length
+    cdef int64_t bound = 0
+    cdef bint told = True
+    while pos < size or pos == 0:
+        length = zstd_frame(p + pos, size - pos, &bound, &told)
+        if length < 0:
+            raise corrupt("the payload is no sequence of whole zstd frames")
+        pos += length
+    if told and bound > MAX_UNPACKED:
+        raise too_much(bound)
+    return unpack_stream(cramjam.zstd.decompress_into, p, size, bound, bound)
+
+
+cdef object pack_snappy(const uint8_t *p, Py_ssize_t size):
+    cdef list parts = [XERIAL_STREAM]
+    cdef Py_ssize_t pos
+    cdef uint8_t head[4]
+    for pos in range(0, size, SNAPPY_CHUNK):
+        block = cramjam.snappy.compress_raw(borrowed(p + pos, min(size - pos, <Py_ssize_t>SNAPPY_CHUNK)))
+        store32(head, <uint32_t>len(block))
+        parts.append(PyBytes_FromStringAndSize(<char *>head, 4))
+        parts.append(block)
+    return b"".join(parts)
 
 
 cdef object pack_lz4(const uint8_t *p, Py_ssize_t size):
@@ -112,17 +345,30 @@ cdef void store_le32(uint8_t *p, uint32_t value) noexcept nogil:
 
 
 cdef object unpack_payload(int codec, const uint8_t *p, Py_ssize_t size):
-    """The records of a compressed payload as a bytearray; p is borrowed for the call. Raises _Undecodable."""
+    """The records of a payload as a bytearray; p is borrowed for the call. Raises _Undecodable."""
+    if codec == CODEC_NONE:
+        return PyByteArray_FromStringAndSize(<const char *>p, size)
+    if codec == CODEC_GZIP:
+        return unpack_gzip(p, size)
+    if codec == CODEC_SNAPPY:
+        return unpack_snappy(p, size)
     if codec == CODEC_LZ4:
         return unpack_lz4(p, size)
-    raise _Undecodable("UNKNOWN_CODEC", f"codec {CODEC_NAMES[codec]} cannot be re-encoded")
+    if codec == CODEC_ZSTD:
+        return unpack_zstd(p, size)
+    raise _Undecodable("UNKNOWN_CODEC", FAULT_TEXT[BAD_CODEC])
 
 
 cdef object pack_payload(int codec, const uint8_t *p, Py_ssize_t size):
-    """The payload that unpacks to these records; p is borrowed for the call."""
+    """The payload, bytes-like, that unpacks to these records; p is borrowed for the call."""
+    if codec == CODEC_NONE:
+        return PyBytes_FromStringAndSize(<const char *>p, size)
+    if codec == CODEC_GZIP:
+        return cramjam.gzip.compress(borrowed(p, size), level=GZIP_LEVEL)
+    if codec == CODEC_SNAPPY:
+        return pack_snappy(p, size)
     if codec == CODEC_LZ4:
         return pack_lz4(p, size)
-    raise ValueError(f"no writer for codec {CODEC_NAMES[codec]}")
-
-
-cdef tuple CODEC_NAMES = ("none", "gzip", "snappy", "lz4", "zstd")
+    if codec == CODEC_ZSTD:
+        return cramjam.zstd.compress(borrowed(p, size), level=ZSTD_LEVEL)
+    raise ValueError(f"there is no codec {codec}")
