@@ -61,6 +61,14 @@ test: $(BUILT) $(if $(filter java maven integration,$(SKIPPED)),,$(KAFKA)) ## li
 test-unit: $(BUILT) ## unit tests: seconds, no broker
 	@$(BIN)/python -m pytest tests
 
+.PHONY: sanitize
+sanitize: $(BUILT) ## the kernel's tests and the fuzz corpus under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BIN)/python -m checks.sanitize
+
+.PHONY: fuzz
+fuzz: $(BUILT) ## the kernel under libFuzzer, guided by coverage (FUZZ_SECONDS=60)
+	@FUZZ_SECONDS="$(FUZZ_SECONDS)" $(BIN)/python -m checks.fuzz
+
 .PHONY: lint
 lint: $(BUILT) ## ruff and mypy
 	@$(BIN)/ruff check
@@ -76,4 +84,4 @@ format: $(BUILT) ## rewrite the code as ruff wants it
 clean: ## remove everything that make made
 	rm -rf $(VENV) .work build dist *.egg-info eomirror/_fastpath*.so eomirror/_fastpath.c eomirror/_fastpath.html
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find eomirror tests integration bench -name __pycache__ -type d -exec rm -rf {} +
+	find eomirror tests integration checks bench -name __pycache__ -type d -exec rm -rf {} +

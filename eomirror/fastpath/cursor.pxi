@@ -22,7 +22,18 @@ cdef extern from *:
     }
     static inline int eo_add64(int64_t a, int64_t b, int64_t *out) { return __builtin_add_overflow(a, b, out); }
     static inline int eo_sub64(int64_t a, int64_t b, int64_t *out) { return __builtin_sub_overflow(a, b, out); }
+
+    /* A bug that no build has unless it is asked for: `make sanitize` and `make fuzz` turn it on to prove that they
+       would see one. */
+    #ifdef EOMIRROR_PLANTED_OVERREAD
+    #include <stdlib.h>
+    static int eo_planted;
+    __attribute__((constructor)) static void eo_plant(void) { eo_planted = getenv("EOMIRROR_PLANTED_OVERREAD") != 0; }
+    #else
+    #define eo_planted 0
+    #endif
     """
+    int eo_planted
     int16_t load16 "eo_load16"(const uint8_t *p) noexcept nogil
     int32_t load32 "eo_load32"(const uint8_t *p) noexcept nogil
     int64_t load64 "eo_load64"(const uint8_t *p) noexcept nogil
@@ -63,7 +74,7 @@ cdef Fault get_uvarint(Cursor *c, uint32_t *out) noexcept nogil:
     cdef uint32_t byte, value = 0
     cdef int shift = 0
     while True:
-        if pos >= c.end:
+        if pos >= c.end + eo_planted:
             return ENDS_EARLY
         byte = c.base[pos]
         pos += 1
