@@ -24,6 +24,8 @@ cdef enum Fault:
     BAD_MARKER          # a control batch that is compressed, or whose key is no marker
     NO_WHOLE_BATCH      # the first batch of an answer is cut: a broker sends the first one whole or not at all
     NO_MEMORY
+    DRAFT_FULL          # no fault: the next record belongs in another batch
+    TOO_LARGE           # one record alone is more than a batch may hold
 
 
 # A bounded view of somebody else's bytes; pos only moves forward and never passes end.
@@ -69,6 +71,7 @@ cdef struct Record:
     int32_t key_size            # -1: null
     Py_ssize_t value
     int32_t value_size          # -1: null
+    Py_ssize_t counter          # the header count: a recipe writes from here on anew
     Py_ssize_t headers          # the first header's key length
     int32_t header_count
 
@@ -78,17 +81,109 @@ cdef struct Run:
     int64_t count
 
 
-# A re-encode: what to keep of which batch, and what came out.
-cdef struct Rewrite:
-    const Scanned *batch
-    int64_t position            # records below it are left out
-    int32_t kept
+# A batch being written. Its records are counted from 0, and their timestamps from the first one's.
+cdef struct Draft:
+    uint8_t *bytes              # malloc'd; HEADER_SIZE bytes are kept free in front of the records
+    Py_ssize_t used             # HEADER_SIZE and the records
+    Py_ssize_t room
+    Py_ssize_t aim              # a second record does not go beyond it,
+    Py_ssize_t limit            # and a single one not beyond this; at most 2^31 - 1
+    int32_t count
     int64_t first_timestamp     # the new base timestamp
     int64_t max_timestamp
-    Py_ssize_t written
-    Run *runs                   # malloc'd by rewrite_records, freed by its caller
+    Py_ssize_t source_bytes     # of the source batches whose first kept record is here
+    Run *runs                   # malloc'd
     Py_ssize_t run_count
     Py_ssize_t run_room
+
+
+# One source batch on its way into drafts.
+cdef struct Rewrite:
+    const Scanned *batch
+    Cursor cursor               # stands before the next record
+    int32_t left                # records not read yet
+    int32_t previous            # offset delta of the last one read
+    int64_t position            # records below it are left out,
+    int64_t until               # and those from here on
+    int64_t offset              # source offset of the record that is TOO_LARGE
+    bint started                # a record of it is in a draft
+    bint checked                # the rest is known to be well-formed: nothing needs to be taken back
+
+
+# What a batch of a range is to a walk.
+cdef enum Verdict:
+    BEHIND              # it ends below the position
+    MARKER              # a control batch
+    ABORTED
+    HEADER_ONLY         # compaction has left no record of it
+    KEPT
+
+
+# Judged batches that are to become one, as far as they have been moved.
+cdef struct Span:
+    const uint8_t *base
+    const Scanned *items
+    const uint8_t *verdicts
+    Py_ssize_t at
+    Py_ssize_t end
+    int64_t position
+    int64_t until
+    Rewrite job                 # of items[at], once begun
+    bint begun
+
+
+# A header on its way from one list to the next: its name and value with their lengths before them, as they are written.
+cdef struct Header:
+    const uint8_t *head
+    Py_ssize_t head_size
+    Py_ssize_t name_size        # the name is the end of the head
+    const uint8_t *tail
+    Py_ssize_t tail_size
+
+
+cdef enum Verb:
+    REMOVE
+    REMOVE_MATCHING
+    RENAME
+    SET
+    ADD
+
+
+# What is looked for in a pattern, or what a value is made of.
+cdef struct Part:
+    const uint8_t *bytes        # NULL: a number, rendered for each record
+    Py_ssize_t size
+    bint timestamp              # which number: the timestamp, or else the offset
+
+
+# One step of a recipe; all pointers are into bytes objects that the Recipe holds.
+cdef struct Operation:
+    Verb verb
+    const uint8_t *name         # what is looked for
+    Py_ssize_t name_size
+    const Header *made          # what is written: RENAME has only the head, a value with numbers no tail
+    const Part *parts           # of the pattern, or of a value with numbers
+    Py_ssize_t part_count
+    Py_ssize_t fixed            # bytes of the value without its numbers
+
+
+# A compiled recipe; owned by its Recipe.
+cdef struct Steps:
+    const Operation *items
+    Py_ssize_t count
+    Py_ssize_t appends          # how many headers it adds to a record
+    Py_ssize_t value_room       # bytes of its values with numbers, at most
+    bint offset                 # it writes offsets,
+    bint timestamp              # timestamps
+
+
+# The header list of the record at hand, and the values made for it.
+cdef struct HeaderList:
+    Header *items               # malloc'd
+    Py_ssize_t count
+    Py_ssize_t room
+    uint8_t *values             # malloc'd: a recipe's `value_room` bytes
+    Py_ssize_t bytes            # what the list takes when it is written, its count included
 
 
 # crc.pxi
@@ -116,7 +211,25 @@ cdef Fault scan_all(Cursor *c, ScanList *found) noexcept nogil
 # record.pxi
 cdef Fault get_record(Cursor *c, Record *out) noexcept nogil
 cdef Fault marker_type(Cursor *c, const Scanned *batch, int16_t *out) noexcept nogil
-cdef Fault rewrite_records(Cursor *c, Rewrite *job, uint8_t *out) noexcept nogil
+cdef Fault rewrite_records(Rewrite *job, Draft *draft, const Steps *steps, HeaderList *headers) noexcept nogil
+cdef Fault move_batches(Span *span, Draft *draft, const Steps *steps, HeaderList *headers) noexcept nogil
+
+# recipe.pxi
+cdef bint pattern_matches(const Operation *operation, const uint8_t *name, Py_ssize_t size) noexcept nogil
+cdef Fault apply_steps(
+    const Steps *steps, const Cursor *c, const Record *record, int64_t offset, int64_t timestamp, HeaderList *out
+) noexcept nogil
+
+
+cdef class Recipe:
+    cdef readonly tuple operations
+    cdef Steps steps
+    cdef list kept              # the bytes that the steps point into
+
+    cdef void *room(self, size_t size) except NULL
+    cdef const uint8_t *keep(self, bytes data) except NULL
+    cdef int compile(self, tuple operation, Operation *out) except -1
+    cdef int parts(self, parts, Operation *out) except -1
 
 
 cdef class Batch:

@@ -6,7 +6,7 @@ a slice lives, the frame cannot be resized, and a frame is packed once. Offsets 
 milliseconds since the epoch, sizes bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, final
 
 from typing_extensions import Buffer
@@ -19,7 +19,7 @@ class BatchError(ValueError):
 
     `offset` is the batch's source base offset, or the position where the walk stood if the header cannot be read;
     `next_offset` is where to go on when the batch is given up, always beyond the position, or None if the header does
-    not say.
+    not say. One record that is too large by itself is named alone: its offset and the one after it.
     """
 
     reason: Literal["CORRUPT_BATCH", "UNKNOWN_CODEC", "RECORD_TOO_LARGE"]
@@ -100,6 +100,35 @@ def fetch_response(frame: Buffer, version: int) -> FetchFrame:
     Raises FrameError when the framing is wrong; record batches are not looked at.
     """
 
+Operation = (
+    tuple[Literal["remove", "remove_matching"], bytes]
+    | tuple[Literal["rename"], bytes, bytes]
+    | tuple[Literal["set", "add"], bytes, tuple[bytes | Literal["offset", "timestamp"], ...]]
+)
+
+@final
+class Recipe:
+    """Operations on a record's headers, compiled; immutable, for any number of `pack` calls in any thread.
+
+    They are applied in order to the record's list of headers; names are compared byte by byte, and may be empty:
+
+    - `("remove", name)`: every header of that name goes;
+    - `("remove_matching", pattern)`: so does every one whose name the pattern matches; `*` stands for any bytes, also
+      none, and the time is linear in pattern and name;
+    - `("rename", old, new)`: every header named `old`, in its place;
+    - `("set", name, parts)`: every header of that name goes, one is appended;
+    - `("add", name, parts)`: one is appended.
+
+    A value is its parts joined; "offset" and "timestamp" stand for the record's source offset and its timestamp
+    (milliseconds, as it is written), in decimal. Headers that stay keep their bytes. Raises ValueError with the index
+    of an operation that is none of these, or that has more than 1 MiB.
+    """
+
+    def __init__(self, operations: Iterable[Operation]) -> None: ...
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The operations as compiled: neighbouring constants of a value are one."""
+
 @final
 class Batch:
     """One record batch, ready to be produced."""
@@ -111,12 +140,14 @@ class Batch:
     def count(self) -> int: ...
     @property
     def runs(self) -> tuple[tuple[int, int], ...]:
-        """Contiguous source offsets as (first, count), ascending; the counts sum up to `count`."""
+        """Contiguous source offsets as (first, count), ascending; the counts sum up to `count`. Several source batches
+        that were gathered into one have their runs one behind the other, joined where they meet."""
     @property
-    def max_timestamp(self) -> int: ...
+    def max_timestamp(self) -> int:
+        """As the source's header has it (pass-through), or of the records (re-encoded)."""
     @property
     def source_bytes(self) -> int:
-        """Size of the whole source batch."""
+        """Sizes of the source batches whose first record is here; 0 for the later parts of one that was split."""
     @property
     def payload_crc(self) -> int:
         """CRC-32C of the bytes after the 61-byte header, as written."""
@@ -133,10 +164,11 @@ class Packed:
     def batches(self) -> list[Batch]: ...
     @property
     def next_offset(self) -> int:
-        """Source offset after everything consumed, dropped batches included; the position if nothing was."""
+        """Source offset after everything consumed, dropped batches included; the position if nothing was. It lies
+        inside a source batch where the walk ended at `until` or at a record that is too large by itself."""
     @property
     def last_leader_epoch(self) -> int:
-        """Partition leader epoch of the last batch consumed, -1 if none was."""
+        """Partition leader epoch of the last batch consumed, also in part, -1 if none was."""
     @property
     def next_sequence(self) -> int:
         """Base sequence of the batch after the last one."""
@@ -173,18 +205,30 @@ def pack(
     producer_epoch: int,
     base_sequence: int,
     max_batch_bytes: int,
+    recipe: Recipe | None = None,
+    until: int | None = None,
+    merge: bool = True,
 ) -> Packed:
     """Turn the whole batches of a writable frame[start:end] into batches to be produced, from `position` on.
 
     Every batch is checked (CRC-32C, offsets that do not go back) before anything of it is used. Control batches and
-    those of aborted transactions are dropped. A batch is patched in place when it may be, and re-encoded with its own
-    codec when it begins below the position, has gaps inside, or carries LogAppendTime. A batch that does not fit stops
-    the walk: see `Packed.error`. A range whose first batch is cut is an error too, for a broker sends the first one
-    whole or not at all.
+    those of aborted transactions are dropped. Records at or above `until` are left for later: where one is met, the
+    walk ends with `next_offset` there.
 
-    Memory: the frame, plus for one re-encoded batch at a time its unpacked records twice; a payload may unpack to 256
-    MiB. Raises ValueError for arguments out of their range, MemoryError, and AssertionError if a batch came out that
-    must not be sent.
+    A batch is patched in place when it may be. It is re-encoded with its own codec when it begins below the position,
+    reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), or when there
+    is a `recipe`. With `merge`, neighbours become one batch as long as each has less than 4 KiB or is re-encoded
+    anyway, they have one codec, and they have no more than 128 KiB (and than `max_batch_bytes`) together; what is
+    dropped between them makes a gap in the runs. Timestamps further apart than int64 begin a new batch.
+
+    A batch above `max_batch_bytes` is split: filled up record by record, or, compressed, in equal parts until each
+    fits. Only a record that does not fit alone stops the walk: see `Packed.error`. A range whose first batch is cut is
+    an error too, for a broker sends the first one whole or not at all.
+
+    Memory: the frame, and what is handed out; for what is re-encoded, one source batch unpacked (256 MiB at most) and
+    one batch being written (`max_batch_bytes`, or 256 MiB before compression and as much again while it is split), and
+    40 bytes for each header of one record (1 048 576 at most) where there is a recipe. Raises ValueError for arguments
+    out of their range, MemoryError, and AssertionError if a batch came out that must not be sent.
     """
 
 def build_batch(

@@ -9,13 +9,13 @@ import os
 import cramjam
 
 from cpython.buffer cimport (
-    PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 cdef enum:
@@ -61,9 +61,11 @@ cdef dict FAULT_TEXT = {
 include "fastpath/crc.pxi"
 include "fastpath/cursor.pxi"
 include "fastpath/scan.pxi"
+include "fastpath/recipe.pxi"
 include "fastpath/record.pxi"
 include "fastpath/codec.pxi"
 include "fastpath/pack.pxi"
+include "fastpath/reencode.pxi"
 include "fastpath/internal.pxi"
 include "fastpath/wire.pxi"
 include "fastpath/offsetmap.pxi"

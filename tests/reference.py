@@ -1,6 +1,7 @@
 """What the kernel is to do, in slow plain Python: one readable statement of each rule, sharing no code with it.
 
-`pack` and `read_records` are the oracle, `Runs` is the offset map as a list. Integers are Python's own: every limit is
+`pack` and `read_records` are the oracle, `Runs` is the offset map as a list. How records become batches again is in
+reference_rewrite. Integers are Python's own: every limit is
 stated, not inherited.
 """
 
@@ -8,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import reference_codecs
 from reference_format import (
     CONTROL,
-    DELETE_HORIZON,
     HEADER,
     LOG_APPEND_TIME,
     NONE,
@@ -24,9 +25,8 @@ from reference_format import (
     Reader,
     TooLarge,
     crc32c,
-    varint,
-    write_batch,
 )
+from reference_rewrite import Member, Out, Parsed, RecordTooLarge, drafts, gathered, out_of, written
 
 Read = tuple[int, int, bytes | None, bytes | None, list[Header]]
 
@@ -132,19 +132,6 @@ class Walk:
         return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Parsed:
-    """A record as read, with the bytes that a re-encode copies: key length to end."""
-
-    offset: int
-    timestamp: int
-    attributes: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[Header]
-    rest: bytes
-
-
 def unpacked(batch: Found, position: int) -> bytes:
     try:
         return reference_codecs.unpack(batch.codec, batch.data[61:])
@@ -166,6 +153,7 @@ def parse_records(batch: Found, payload: bytes, *, only_first: bool = False) -> 
         timestamp_delta, delta = body.varint(64), body.varint()
         at = body.at
         key, value = body.sized(nullable=True), body.sized(nullable=True)
+        after = body.at
         headers: list[Header] = []
         header_count = body.varint()
         if header_count < 0:
@@ -182,7 +170,8 @@ def parse_records(batch: Found, payload: bytes, *, only_first: bool = False) -> 
         timestamp = batch.max_timestamp if logged else batch.base_timestamp + timestamp_delta
         if not -(1 << 63) <= timestamp < 1 << 63:
             raise Malformed("timestamp")
-        out.append(Parsed(batch.base_offset + delta, timestamp, attributes, key, value, headers, body.data[at:]))
+        rest, fields = body.data[at:], body.data[at:after]
+        out.append(Parsed(batch.base_offset + delta, timestamp, attributes, key, value, headers, rest, fields))
     if not only_first:
         reader.end()
     return out
@@ -218,20 +207,6 @@ class Aborted:
         return int.from_bytes(key[2:4], "big", signed=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Out:
-    """A batch as it must be produced; `data` is None where the bytes depend on the compressor."""
-
-    data: bytes | None
-    header: tuple[int, ...]  # the header's fields from attributes on
-    records: bytes  # the payload before compression; of a pass-through, the payload as it was
-    count: int
-    runs: tuple[tuple[int, int], ...]
-    max_timestamp: int
-    source_bytes: int
-    reencoded: bool
-
-
 @dataclasses.dataclass
 class Result:
     next_offset: int
@@ -256,94 +231,122 @@ def pack(
     producer_epoch: int,
     base_sequence: int,
     max_batch_bytes: int,
+    recipe: Sequence[tuple[Any, ...]] | None = None,
+    until: int = (1 << 63) - 1,
+    merge: bool = True,
 ) -> Result:
-    walk, drops = Walk(data, start, end, position), Aborted(aborted)
+    """The limit is kept where nothing is compressed anew: what a compressor makes of a batch cannot be said here."""
     result = Result(position, base_sequence)
+    judged: list[tuple[str, Found]] = []
+    failure: Failure | None = None
+    walk, drops = Walk(data, start, end, position), Aborted(aborted)
+    halted = False
     try:
         for batch in walk:
             try:
-                dropped = drops.drops(batch)
+                verdict = "aborted" if drops.drops(batch) else "control" if batch.attributes & CONTROL else "data"
             except Malformed:
                 raise BadBatch(batch.failure("CORRUPT_BATCH", walk.position)) from None
-            if batch.next_offset <= walk.position:
-                continue
-            if batch.attributes & CONTROL:
-                result.control_batches += 1
-            elif dropped:
-                result.aborted_records += batch.count
-            else:
-                stamp = (producer_id, producer_epoch, result.next_sequence)
-                out = _forwarded(batch, walk.position, stamp, max_batch_bytes)
-                if out is not None:
-                    result.batches.append(out)
-                    result.records += out.count
-                    result.next_sequence = (result.next_sequence + out.count) % (1 << 31)
-            walk.position = result.next_offset = batch.next_offset
-            result.last_leader_epoch = batch.leader_epoch
+            if batch.base_offset >= until:
+                halted = True
+                break
+            walk.position = max(walk.position, batch.next_offset)
+            empty = batch.next_offset <= position or (verdict == "data" and batch.count == 0)
+            judged.append(("nothing" if empty else verdict, batch))
+    except BadBatch as bad:
+        failure = bad.failure
+    try:
+        _forward(judged, result, (producer_id, producer_epoch), max_batch_bytes, recipe, position, until, merge)
+        for _, batch in judged:
+            result.next_offset = max(result.next_offset, min(batch.next_offset, until))
+        if halted:
+            result.next_offset = max(result.next_offset, until)
+        result.error = failure
+        result.incomplete = walk.incomplete and not (failure and judged)
     except BadBatch as bad:
         result.error = bad.failure
-    result.incomplete = walk.incomplete
+    for verdict, batch in judged:
+        # What lies wholly below the position where the walk ended was read; of a batch cut there, the beginning.
+        after = min(batch.next_offset, result.next_offset)
+        if after > max(position, batch.base_offset):
+            result.last_leader_epoch = batch.leader_epoch
+            if after == batch.next_offset:
+                result.control_batches += verdict == "control"
+                result.aborted_records += batch.count * (verdict == "aborted")
     return result
 
 
-def _forwarded(batch: Found, position: int, stamp: tuple[int, int, int], max_batch_bytes: int) -> Out | None:
-    if batch.count == 0:
-        return None
-    attributes = (batch.attributes | TRANSACTIONAL) & ~(LOG_APPEND_TIME | CONTROL | DELETE_HORIZON)
-    reencoded = (
-        batch.base_offset < position or batch.count != batch.last_delta + 1 or bool(batch.attributes & LOG_APPEND_TIME)
-    )
-    if reencoded:
+def _forward(
+    judged: list[tuple[str, Found]],
+    result: Result,
+    producer: tuple[int, int],
+    limit: int,
+    recipe: Sequence[tuple[Any, ...]] | None,
+    position: int,
+    until: int,
+    merge: bool,
+) -> None:
+    """Batches for all that is data. Raises BadBatch, with everything before it in the result."""
+
+    def add(out: Out) -> None:
+        result.batches.append(out)
+        result.records += out.count
+        result.next_sequence = (result.next_sequence + out.count) % (1 << 31)
+
+    def stand(index: int) -> None:
+        for _, before in judged[:index]:
+            result.next_offset = max(result.next_offset, min(before.next_offset, until))
+
+    def plain(batch: Found) -> bool:
+        whole = position <= batch.base_offset and batch.next_offset <= until and batch.count == batch.last_delta + 1
+        return recipe is None and whole and not batch.attributes & LOG_APPEND_TIME
+
+    data = [(index, batch) for index, (verdict, batch) in enumerate(judged) if verdict == "data"]
+    members = [Member(len(batch.data), batch.attributes, plain(batch)) for _, batch in data]
+    for size in gathered(members, limit, merge=merge):
+        group, data = data[:size], data[size:]
+        first = group[0][1]
+        stamp = (*producer, result.next_sequence)
+        if size == 1 and plain(first) and len(first.data) <= limit:
+            add(_passed(first, stamp))
+            continue
+        parsed: list[tuple[int, list[Parsed]]] = []
+        failed: BadBatch | None = None
+        for index, batch in group:
+            at = max([position, *(min(b.next_offset, until) for _, b in judged[:index])])
+            try:
+                records = parse_records(batch, unpacked(batch, at))
+            except (Malformed, BadBatch) as bad:
+                failed = bad if isinstance(bad, BadBatch) else BadBatch(batch.failure("CORRUPT_BATCH", at))
+                break
+            parsed.append((len(batch.data), [rec for rec in records if position <= rec.offset < until]))
+        too_large: RecordTooLarge | None = None
         try:
-            kept = [rec for rec in parse_records(batch, unpacked(batch, position)) if rec.offset >= position]
-        except Malformed:
-            raise BadBatch(batch.failure("CORRUPT_BATCH", position)) from None
-        if not kept:
-            return None
-        base_timestamp, max_timestamp = kept[0].timestamp, max(rec.timestamp for rec in kept)
-        payload = b""
-        for index, rec in enumerate(kept):
-            delta = rec.timestamp - base_timestamp
-            if not -(1 << 63) <= delta < 1 << 63:
-                raise BadBatch(batch.failure("CORRUPT_BATCH", position))
-            body = bytes([rec.attributes]) + varint(delta) + varint(index) + rec.rest
-            payload += varint(len(body)) + body
-        offsets = [rec.offset for rec in kept]
-    else:
-        base_timestamp, max_timestamp, payload = batch.base_timestamp, batch.max_timestamp, batch.data[61:]
-        offsets = list(range(batch.base_offset, batch.next_offset))
-    count = len(offsets)
-    written: bytes | None = write_batch(
-        0,
-        payload,
-        count=count,
-        last_delta=count - 1,
-        attributes=attributes,
-        leader_epoch=-1,
-        base_timestamp=base_timestamp,
-        max_timestamp=max_timestamp,
-        producer_id=stamp[0],
-        producer_epoch=stamp[1],
-        sequence=stamp[2],
+            done = drafts(parsed, None if first.codec else limit, recipe)
+        except RecordTooLarge as record:
+            done, too_large = record.done, record
+        for draft in done:
+            add(out_of(draft, first.attributes, (*producer, result.next_sequence)))
+        if too_large is not None:
+            result.next_offset = too_large.offset
+            raise BadBatch(Failure("RECORD_TOO_LARGE", too_large.offset, too_large.offset + 1))
+        if failed is not None:
+            stand(group[len(parsed)][0])
+            raise failed
+
+
+def _passed(batch: Found, stamp: tuple[int, int, int]) -> Out:
+    return written(
+        batch.data[61:],
+        batch.attributes,
+        stamp,
+        base_timestamp=batch.base_timestamp,
+        max_timestamp=batch.max_timestamp,
+        runs=[(batch.base_offset, batch.count)],
+        count=batch.count,
+        source_bytes=len(batch.data),
+        reencoded=False,
     )
-    assert written is not None
-    header = HEADER.unpack(written[:61])[5:]
-    if reencoded and batch.codec != NONE:
-        written = None
-    elif len(written) > max_batch_bytes:
-        raise BadBatch(batch.failure("RECORD_TOO_LARGE", position))
-    runs = tuple(runs_of(offsets))
-    return Out(written, header, payload, count, runs, max_timestamp, len(batch.data), reencoded)
-
-
-def runs_of(offsets: list[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for offset in offsets:
-        if runs and offset == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((offset, 1))
-    return runs
 
 
 def read_records(data: bytes, start: int, end: int, aborted: list[tuple[int, int]], position: int = 0) -> list[Read]:

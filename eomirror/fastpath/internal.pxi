@@ -33,7 +33,7 @@ def build_batch(
     at = p + HEADER_SIZE
     for key, value in records:
         rest = bytes_size(key) + bytes_size(value) + 1
-        at = put_record_head(at, 0, 0, i, rest)
+        at = put_record_head(at, <int32_t>(head_size(0, i) + rest), 0, 0, i)
         at = put_bytes(put_bytes(at, key), value)
         at[0] = 0
         at += 1

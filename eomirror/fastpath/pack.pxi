@@ -23,6 +23,9 @@ cdef struct Stamp:
     int32_t max_batch_bytes
 
 
+cdef int64_t MAX_OFFSET = 0x7FFFFFFFFFFFFFFF
+
+
 cdef object batch_error(const Scanned *batch, int64_t position, str reason, str detail):
     """A BatchError for one batch; position is where the walk stands, the offset to name when the header gives none."""
     if batch.next_offset < 0:
@@ -80,6 +83,11 @@ cdef Fault read_marker(const uint8_t *base, const Scanned *batch, int16_t *marke
     return marker_type(&c, batch, marker)
 
 
+cdef enum:
+    MERGE_BELOW = 4096          # a source batch of fewer bytes is gathered with its neighbours
+    MERGE_UP_TO = 131072        # as long as they have no more bytes than this together
+
+
 def pack(
     frame,
     Py_ssize_t start,
@@ -91,15 +99,16 @@ def pack(
     int16_t producer_epoch,
     int32_t base_sequence,
     int32_t max_batch_bytes,
+    Recipe recipe=None,
+    until=None,
+    bint merge=True,
 ):
     """Turn the whole batches of frame[start:end] into batches to be produced; patches their headers in place."""
     cdef Py_buffer buffer
     cdef Scan scan = Scan.__new__(Scan)
-    cdef AbortedIndex index = AbortedIndex(aborted)
     cdef Packed packed = Packed.__new__(Packed)
     cdef Stamp stamp = Stamp(producer_id, producer_epoch, base_sequence, max_batch_bytes)
-    cdef Batch batch
-    cdef object view
+    cdef Walk walk
     if position < 0 or producer_id < 0 or producer_epoch < 0 or base_sequence < 0:
         raise ValueError("position, producer id, producer epoch and base sequence start at 0")
     packed.batches = []
@@ -109,94 +118,221 @@ def pack(
     try:
         check_range(start, end, buffer.len)
         scan.run(<const uint8_t *>buffer.buf, start, end)
-        view = memoryview(frame)
+        walk = Walk(memoryview(frame), recipe, packed)
+        walk.set(<uint8_t *>buffer.buf, &scan.found, position, MAX_OFFSET if until is None else until, &stamp)
+        walk.merge = merge
         try:
-            pack_scanned(<uint8_t *>buffer.buf, view, &scan.found, index, &stamp, packed)
+            walk.judge(AbortedIndex(aborted))
+            walk.forward()
         except BatchError as error:
             packed.error = error
-            return packed
-        finally:
-            packed.next_sequence = stamp.sequence
-        packed.incomplete = scan.found.incomplete
-        if scan.found.incomplete and scan.found.count == 0:
-            packed.error = BatchError("CORRUPT_BATCH", position, None, FAULT_TEXT[NO_WHOLE_BATCH])
+        walk.account()
+        packed.next_sequence = stamp.sequence
+        if packed.error is None and not walk.halted:
+            packed.incomplete = scan.found.incomplete
+            if scan.found.incomplete and scan.found.count == 0:
+                packed.error = BatchError("CORRUPT_BATCH", position, None, FAULT_TEXT[NO_WHOLE_BATCH])
     finally:
         PyBuffer_Release(&buffer)
     return packed
 
 
-cdef int pack_scanned(
-    uint8_t *base, object view, ScanList *found, AbortedIndex index, Stamp *stamp, Packed packed
-) except -1:
-    """Judge the batches in order; raises BatchError at the first bad one, with all before it already in packed."""
-    cdef const Scanned *item
-    cdef int16_t marker
-    cdef Py_ssize_t i
-    cdef Fault fault
-    cdef bint dropped
-    cdef Batch batch
-    for i in range(found.count):
-        item = &found.items[i]
-        fault = item.fault
-        if not fault:
-            fault = read_marker(base, item, &marker)
-        if fault:
-            raise fault_error(item, packed.next_offset, fault)
-        dropped = index.drops(item, marker)
-        if item.next_offset <= packed.next_offset:
-            continue
-        if item.attributes & CONTROL:
-            packed.control_batches += 1
-        elif dropped:
-            packed.aborted_records += item.count
-        elif item.count:
-            batch = forward(base, view, item, packed.next_offset, stamp)
-            if batch is not None:
-                packed.batches.append(batch)
-                packed.records += batch.count
-        packed.next_offset = item.next_offset
-        packed.last_leader_epoch = item.leader_epoch
-    return 0
+cdef class Walk:
+    """One pack(): judges the batches of a range, then hands them out one by one or gathered. Borrows everything."""
+
+    cdef uint8_t *base
+    cdef const Scanned *items
+    cdef uint8_t *verdicts      # owned; of the first `judged` items
+    cdef Py_ssize_t found
+    cdef Py_ssize_t judged
+    cdef bint halted            # the next item begins at or behind `until`
+    cdef int64_t position
+    cdef int64_t until
+    cdef Stamp *stamp
+    cdef object view
+    cdef Recipe recipe
+    cdef Packed packed
+    cdef bint merge
+    cdef Reencoder reencoder
+
+    def __init__(self, view, recipe, packed):
+        self.view = view
+        self.recipe = recipe
+        self.packed = packed
+
+    def __dealloc__(self):
+        free(self.verdicts)
+
+    cdef int set(self, uint8_t *base, ScanList *found, int64_t position, int64_t until, Stamp *stamp) except -1:
+        self.base = base
+        self.items = found.items
+        self.found = found.count
+        self.position = position
+        self.until = until
+        self.stamp = stamp
+        self.verdicts = <uint8_t *>malloc(found.count + 1)
+        if self.verdicts == NULL:
+            raise MemoryError()
+        return 0
+
+    cdef int judge(self, AbortedIndex index) except -1:
+        """What each batch is, up to the first bad one or to `until`."""
+        cdef const Scanned *item
+        cdef int16_t marker
+        cdef bint aborted
+        cdef Verdict verdict
+        while self.judged < self.found:
+            item = &self.items[self.judged]
+            if item.fault or read_marker(self.base, item, &marker):
+                return 0
+            if item.base_offset >= self.until:
+                self.halted = True
+                return 0
+            aborted = index.drops(item, marker)
+            if item.next_offset <= self.position:
+                verdict = BEHIND
+            elif item.attributes & CONTROL:
+                verdict = MARKER
+            elif aborted:
+                verdict = ABORTED
+            else:
+                verdict = KEPT if item.count else HEADER_ONLY
+            self.verdicts[self.judged] = verdict
+            self.judged += 1
+        return 0
+
+    cdef int forward(self) except -1:
+        """Hand out what is kept, in order. Raises BatchError at the first bad batch or record, with all before it in
+        packed.batches and packed.next_offset where the walk stands."""
+        cdef const Scanned *item
+        cdef Py_ssize_t i = 0, end
+        cdef int16_t marker
+        cdef Fault fault
+        while i < self.judged:
+            end = i + 1
+            if self.verdicts[i] == KEPT:
+                end = self.gathered(i)
+                if end == i + 1 and self.may_pass(&self.items[i]):
+                    self.pass_through(&self.items[i])
+                else:
+                    self.reencode(i, end)
+            self.pass_over(&self.items[end - 1])
+            i = end
+        if self.halted:
+            if self.until > self.packed.next_offset:
+                self.packed.next_offset = self.until
+        elif i < self.found:
+            item = &self.items[i]
+            fault = item.fault
+            if not fault:
+                fault = read_marker(self.base, item, &marker)
+            raise fault_error(item, self.packed.next_offset, fault)
+        return 0
+
+    cdef int pass_over(self, const Scanned *item) except -1:
+        cdef int64_t after = min(item.next_offset, self.until)
+        if after > self.packed.next_offset:
+            self.packed.next_offset = after
+        return 0
+
+    cdef bint is_plain(self, const Scanned *item) noexcept:
+        """Nothing of its records has to change."""
+        return (
+            self.recipe is None
+            and item.base_offset >= self.position
+            and item.next_offset <= self.until
+            and item.count == <int64_t>item.last_offset_delta + 1
+            and not item.attributes & LOG_APPEND_TIME
+        )
+
+    cdef bint may_pass(self, const Scanned *item) noexcept:
+        return self.is_plain(item) and item.size <= self.stamp.max_batch_bytes
+
+    cdef bint may_gather(self, const Scanned *item) noexcept:
+        """A large batch is not re-encoded merely because a small one lies beside it."""
+        return self.merge and (item.size < MERGE_BELOW or not self.is_plain(item))
+
+    cdef Py_ssize_t gathered(self, Py_ssize_t first) noexcept:
+        """Index after the last batch that becomes one with the first; what is dropped between them does not matter."""
+        cdef const Scanned *item = &self.items[first]
+        cdef int16_t kind = lasting(item.attributes)
+        cdef Py_ssize_t size = item.size, end = first + 1, i
+        if not self.may_gather(item):
+            return end
+        for i in range(first + 1, self.judged):
+            if self.verdicts[i] != KEPT:
+                continue
+            item = &self.items[i]
+            size += item.size
+            if not self.may_gather(item) or lasting(item.attributes) != kind:
+                break
+            if size > min(<Py_ssize_t>MERGE_UP_TO, <Py_ssize_t>self.stamp.max_batch_bytes):
+                break
+            end = i + 1
+        return end
+
+    cdef int pass_through(self, const Scanned *item) except -1:
+        cdef Batch batch = Batch.__new__(Batch)
+        cdef uint8_t *p = self.base + item.start
+        write_header(p, item.size, item.attributes, item.base_timestamp, item.max_timestamp, item.count, self.stamp,
+                     item.payload_power, item.payload_crc)
+        batch.view = self.view[item.start:item.start + item.size]
+        batch.count = item.count
+        batch.runs = ((item.base_offset, item.count),)
+        batch.max_timestamp = item.max_timestamp
+        batch.source_bytes = item.size
+        batch.payload_crc = item.payload_crc
+        batch.payload_bytes = item.size - HEADER_SIZE
+        assert_sendable(p, item.size, item.last_offset_delta)
+        hand_out(batch, self.packed, self.stamp)
+        return 0
+
+    cdef int reencode(self, Py_ssize_t first, Py_ssize_t end) except -1:
+        cdef Span span
+        if self.reencoder is None:
+            self.reencoder = Reencoder(self.recipe, self.packed)
+            self.reencoder.stamp = self.stamp
+        memset(&span, 0, sizeof(span))
+        span.base = self.base
+        span.items = self.items
+        span.verdicts = self.verdicts
+        span.at = first
+        span.end = end
+        span.position = self.position
+        span.until = self.until
+        self.reencoder.run(&span)
+        return 0
+
+    cdef int account(self) except -1:
+        """Count what lies below packed.next_offset, however the walk ended."""
+        cdef const Scanned *item
+        cdef Py_ssize_t i
+        cdef int64_t after
+        for i in range(self.judged):
+            item = &self.items[i]
+            after = min(item.next_offset, self.packed.next_offset)
+            if after <= max(self.position, item.base_offset):
+                continue
+            self.packed.last_leader_epoch = item.leader_epoch
+            if after < item.next_offset:
+                break
+            if self.verdicts[i] == MARKER:
+                self.packed.control_batches += 1
+            elif self.verdicts[i] == ABORTED:
+                self.packed.aborted_records += item.count
+        return 0
 
 
-cdef Batch forward(uint8_t *base, object view, const Scanned *item, int64_t position, Stamp *stamp):
-    """The batch as it will be produced, or None when no record of it is at or above the position."""
-    cdef Batch batch
-    if (
-        item.base_offset >= position
-        and item.count == <int64_t>item.last_offset_delta + 1
-        and not item.attributes & LOG_APPEND_TIME
-    ):
-        batch = pass_through(base, view, item, position, stamp)
-    else:
-        batch = reencode(base, item, position, stamp)
-        if batch is None:
-            return None
+cdef inline int16_t lasting(int16_t attributes) noexcept nogil:
+    """What a produced batch keeps of its source's attributes: the codec, and bits that we do not know."""
+    return <int16_t>(attributes & ~(LOG_APPEND_TIME | TRANSACTIONAL | CONTROL | DELETE_HORIZON))
+
+
+cdef int hand_out(Batch batch, Packed packed, Stamp *stamp) except -1:
+    packed.batches.append(batch)
+    packed.records += batch.count
     stamp.sequence = <int32_t>((<int64_t>stamp.sequence + batch.count) & 0x7FFFFFFF)
-    return batch
-
-
-cdef Batch pass_through(uint8_t *base, object view, const Scanned *item, int64_t position, Stamp *stamp):
-    cdef Batch batch = Batch.__new__(Batch)
-    cdef uint8_t *p = base + item.start
-    if item.size > stamp.max_batch_bytes:
-        raise too_large(item, position, item.size, stamp)
-    write_header(p, item.size, item.attributes, item.base_timestamp, item.max_timestamp, item.count, stamp,
-                 item.payload_power, item.payload_crc)
-    batch.view = view[item.start:item.start + item.size]
-    batch.count = item.count
-    batch.runs = ((item.base_offset, item.count),)
-    batch.max_timestamp = item.max_timestamp
-    batch.source_bytes = item.size
-    batch.payload_crc = item.payload_crc
-    batch.payload_bytes = item.size - HEADER_SIZE
-    assert_sendable(p, item.size, item.last_offset_delta)
-    return batch
-
-
-cdef object too_large(const Scanned *item, int64_t position, Py_ssize_t size, Stamp *stamp):
-    detail = f"the batch has {size} bytes, the target takes {stamp.max_batch_bytes}"
-    return batch_error(item, position, "RECORD_TOO_LARGE", detail)
+    return 0
 
 
 cdef void write_header(
@@ -211,7 +347,7 @@ cdef void write_header(
     store32(p + 8, <uint32_t>(size - LOG_OVERHEAD))
     store32(p + 12, 0xFFFFFFFF)
     p[16] = 2
-    store16(p + 21, <uint16_t>((attributes | TRANSACTIONAL) & ~(LOG_APPEND_TIME | CONTROL | DELETE_HORIZON)))
+    store16(p + 21, <uint16_t>(lasting(attributes) | TRANSACTIONAL))
     store32(p + 23, <uint32_t>(count - 1))
     store64(p + 27, <uint64_t>base_timestamp)
     store64(p + 35, <uint64_t>max_timestamp)
@@ -222,94 +358,19 @@ cdef void write_header(
     store32(p + 17, header_crc(p, payload_power, payload_crc))
 
 
-cdef int assert_sendable(const uint8_t *p, Py_ssize_t size, int32_t source_last_offset_delta) except -1:
+cdef int assert_sendable(const uint8_t *p, Py_ssize_t size, int64_t source_last_offset_delta) except -1:
     """What the broker does not check for us, read back from the bytes: it stored a batch with wrong inner deltas, and
-    it took one without the transactional bit outside of the transaction. The delta compared is the source's own.
+    it took one without the transactional bit outside of the transaction. The delta compared is the source's own, or,
+    of a re-encoded batch, what its runs say.
     """
     cdef uint16_t attributes = <uint16_t>load16(p + 21)
     if (
         load64(p) != 0
         or load32(p + 8) != size - LOG_OVERHEAD
-        or load32(p + 57) != <int64_t>source_last_offset_delta + 1
+        or load32(p + 57) != source_last_offset_delta + 1
         or load32(p + 23) != source_last_offset_delta
         or not attributes & TRANSACTIONAL
         or attributes & (LOG_APPEND_TIME | CONTROL | DELETE_HORIZON)
     ):
         raise AssertionError("a batch that must not be sent: offsets, count or attributes are wrong")
     return 0
-
-
-cdef Batch reencode(uint8_t *base, const Scanned *item, int64_t position, Stamp *stamp):
-    cdef int codec = item.attributes & CODEC_MASK
-    cdef const uint8_t *payload = base + item.start + HEADER_SIZE
-    cdef Py_ssize_t size = item.size - HEADER_SIZE
-    cdef object unpacked
-    if codec != CODEC_NONE:
-        try:
-            unpacked = unpack_payload(codec, payload, size)
-        except _Undecodable as error:
-            raise batch_error(item, position, error.reason, error.detail) from None
-        payload = <const uint8_t *>PyByteArray_AS_STRING(unpacked)
-        size = len(unpacked)
-    elif size > MAX_UNPACKED:
-        raise batch_error(item, position, "RECORD_TOO_LARGE", f"re-encoding {size} bytes, more than {MAX_UNPACKED}")
-    if size // MIN_RECORD < item.count:
-        raise fault_error(item, position, ENDS_EARLY)
-    return rewrite(payload, size, item, position, stamp)
-
-
-cdef Batch rewrite(const uint8_t *payload, Py_ssize_t size, const Scanned *item, int64_t position, Stamp *stamp):
-    """Walk the unpacked records into a batch of its own; None when the position is past all of them."""
-    cdef Rewrite job
-    cdef Cursor c = Cursor(payload, 0, size)
-    cdef Py_ssize_t room = HEADER_SIZE + rewrite_room(size, item.count)
-    cdef bytearray out = PyByteArray_FromStringAndSize(NULL, room)
-    cdef uint8_t *p = <uint8_t *>PyByteArray_AS_STRING(out)
-    cdef Fault fault
-    memset(&job, 0, sizeof(job))
-    job.batch = item
-    job.position = position
-    try:
-        if size >= GIL_BYTES:
-            with nogil:
-                fault = rewrite_records(&c, &job, p + HEADER_SIZE)
-        else:
-            fault = rewrite_records(&c, &job, p + HEADER_SIZE)
-        if fault:
-            raise fault_error(item, position, fault)
-        if job.kept == 0:
-            return None
-        return rewritten(out, &job, stamp)
-    finally:
-        free(job.runs)
-
-
-cdef Batch rewritten(bytearray out, Rewrite *job, Stamp *stamp):
-    cdef Batch batch = Batch.__new__(Batch)
-    cdef const Scanned *item = job.batch
-    cdef int codec = item.attributes & CODEC_MASK
-    cdef uint8_t *p = <uint8_t *>PyByteArray_AS_STRING(out)
-    cdef Py_ssize_t i
-    cdef uint32_t power
-    if codec == CODEC_NONE:
-        PyByteArray_Resize(out, HEADER_SIZE + job.written)
-    else:
-        out = bytearray(HEADER_SIZE) + pack_payload(codec, p + HEADER_SIZE, job.written)
-    cdef Py_ssize_t size = len(out)
-    if size > stamp.max_batch_bytes:
-        raise too_large(item, job.position, size, stamp)
-    p = <uint8_t *>PyByteArray_AS_STRING(out)
-    batch.payload_bytes = size - HEADER_SIZE
-    batch.payload_crc = crc_update(0, p + HEADER_SIZE, batch.payload_bytes)
-    power = crc_power(batch.payload_bytes)
-    write_header(
-        p, size, item.attributes, job.first_timestamp, job.max_timestamp, job.kept, stamp, power, batch.payload_crc
-    )
-    assert_sendable(p, size, job.kept - 1)
-    batch.view = memoryview(out)
-    batch.count = job.kept
-    batch.runs = tuple([(job.runs[i].first, job.runs[i].count) for i in range(job.run_count)])
-    batch.max_timestamp = job.max_timestamp
-    batch.source_bytes = item.size
-    batch.reencoded = True
-    return batch

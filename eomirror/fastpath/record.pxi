@@ -45,6 +45,7 @@ cdef Fault get_record(Cursor *c, Record *out) noexcept nogil:
     fault = get_bytes(&body, True, &out.value, &out.value_size)
     if fault:
         return fault
+    out.counter = body.pos
     fault = get_varint(&body, &out.header_count)
     if fault:
         return fault
@@ -100,75 +101,188 @@ cdef Fault marker_type(Cursor *c, const Scanned *batch, int16_t *out) noexcept n
     return FINE
 
 
-cdef Fault add_to_runs(Rewrite *job, int64_t offset) noexcept nogil:
+cdef Fault add_to_runs(Draft *draft, int64_t offset) noexcept nogil:
     """Source offsets rise strictly: an offset continues the last run or begins a new one beyond it."""
     cdef void *grown
     cdef Run *last
-    if job.run_count:
-        last = &job.runs[job.run_count - 1]
+    if draft.run_count:
+        last = &draft.runs[draft.run_count - 1]
         if offset == last.first + last.count:
             last.count += 1
             return FINE
-    if job.run_count == job.run_room:
-        grown = realloc(job.runs, sizeof(Run) * <size_t>(job.run_room * 2 + 16))
+    if draft.run_count == draft.run_room:
+        grown = realloc(draft.runs, sizeof(Run) * <size_t>(draft.run_room * 2 + 16))
         if grown == NULL:
             return NO_MEMORY
-        job.runs = <Run *>grown
-        job.run_room = job.run_room * 2 + 16
-    job.runs[job.run_count] = Run(offset, 1)
-    job.run_count += 1
+        draft.runs = <Run *>grown
+        draft.run_room = draft.run_room * 2 + 16
+    draft.runs[draft.run_count] = Run(offset, 1)
+    draft.run_count += 1
     return FINE
 
 
-cdef Fault rewrite_records(Cursor *c, Rewrite *job, uint8_t *out) noexcept nogil:
-    """Copy the records at or above the position with dense offset deltas and timestamps relative to the first one kept.
+cdef Fault make_room(Draft *draft, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t room = draft.used + size
+    cdef void *grown
+    if room > draft.room:
+        # Half as much again, so that a draft's bytes are moved a few times at most.
+        room += room // 2
+        grown = realloc(draft.bytes, room)
+        if grown == NULL:
+            return NO_MEMORY
+        draft.bytes = <uint8_t *>grown
+        draft.room = room
+    return FINE
 
-    out must have room for rewrite_room(...) bytes: an offset delta never grows, a timestamp delta and the record's
-    length may.
+
+cdef void empty(Draft *draft) noexcept nogil:
+    draft.used = HEADER_SIZE
+    draft.count = 0
+    draft.source_bytes = 0
+    draft.run_count = 0
+
+
+cdef Rewrite rewriting(const Scanned *batch, Cursor records, int64_t position, int64_t until) noexcept nogil:
+    cdef Rewrite job
+    memset(&job, 0, sizeof(job))
+    job.batch = batch
+    job.cursor = records
+    job.left = batch.count
+    job.previous = -1
+    job.position = position
+    job.until = until
+    return job
+
+
+cdef Fault rewrite_records(Rewrite *job, Draft *draft, const Steps *steps, HeaderList *headers) noexcept nogil:
+    """Move the job's records into the draft, behind those that are there; steps is NULL when no recipe is to be applied.
+
+    FINE: the batch is done. DRAFT_FULL: hand the draft out, empty it, and call again. TOO_LARGE: the record at
+    job.offset does not fit into an empty draft; everything before it is in drafts. Any other fault is about the whole
+    batch: the draft is as it was before the batch, and no record of it was in an earlier one.
     """
+    cdef Draft before = draft[0]
+    cdef int64_t last_run = draft.runs[draft.run_count - 1].count if draft.run_count else 0
+    cdef Fault fault = move_records(job, draft, steps, headers)
+    cdef Fault rest
+    if (fault == DRAFT_FULL or fault == TOO_LARGE) and not job.checked:
+        # What has been handed out cannot be taken back, so a batch that is bad further on must be known to be.
+        rest = check_rest(job)
+        if rest:
+            fault = rest
+        job.checked = True
+    if fault and fault != DRAFT_FULL and fault != TOO_LARGE:
+        draft.used = before.used
+        draft.count = before.count
+        draft.first_timestamp = before.first_timestamp
+        draft.max_timestamp = before.max_timestamp
+        draft.source_bytes = before.source_bytes
+        draft.run_count = before.run_count
+        if draft.run_count:
+            draft.runs[draft.run_count - 1].count = last_run
+    return fault
+
+
+cdef Fault move_batches(Span *span, Draft *draft, const Steps *steps, HeaderList *headers) noexcept nogil:
+    """rewrite_records for the kept batches of a span, which stands at the one that a fault is about."""
+    cdef const Scanned *item
+    cdef Fault fault
+    while span.at < span.end:
+        if span.verdicts[span.at] == KEPT:
+            item = &span.items[span.at]
+            if not span.begun:
+                span.job = rewriting(
+                    item, Cursor(span.base, item.start + HEADER_SIZE, item.start + item.size), span.position, span.until
+                )
+                span.begun = True
+            fault = rewrite_records(&span.job, draft, steps, headers)
+            if fault:
+                return fault
+            span.begun = False
+        span.at += 1
+    return FINE
+
+
+cdef Fault check_rest(const Rewrite *job) noexcept nogil:
+    cdef Rewrite ahead = job[0]
+    cdef Record record
+    cdef int64_t timestamp = 0
+    cdef Fault fault
+    while ahead.left:
+        fault = record_at(&ahead.cursor, ahead.batch, ahead.previous, &record, &timestamp)
+        if fault:
+            return fault
+        ahead.previous = record.offset_delta
+        ahead.left -= 1
+    return FINE if ahead.cursor.pos == ahead.cursor.end else BAD_REST
+
+
+cdef Fault move_records(Rewrite *job, Draft *draft, const Steps *steps, HeaderList *headers) noexcept nogil:
     cdef const Scanned *batch = job.batch
-    cdef uint8_t *at = out
+    cdef Cursor *c = &job.cursor
+    cdef Py_ssize_t start, length, size, tail
     cdef Record record
     cdef int64_t timestamp = 0, offset, delta
-    cdef int32_t i, previous = -1
+    cdef uint8_t *at
     cdef Fault fault
-    for i in range(batch.count):
-        fault = record_at(c, batch, previous, &record, &timestamp)
+    while job.left:
+        start = c.pos
+        fault = record_at(c, batch, job.previous, &record, &timestamp)
         if fault:
             return fault
-        previous = record.offset_delta
         offset = batch.base_offset + record.offset_delta
-        if offset < job.position:
-            continue
-        if job.kept == 0:
-            job.first_timestamp = timestamp
-            job.max_timestamp = timestamp
-        elif timestamp > job.max_timestamp:
-            job.max_timestamp = timestamp
-        if sub_overflows(timestamp, job.first_timestamp, &delta):
-            return BAD_TIMESTAMP
-        fault = add_to_runs(job, offset)
-        if fault:
-            return fault
-        at = put_record_head(at, record.attributes, delta, job.kept, record.end - record.rest)
-        memcpy(at, c.base + record.rest, record.end - record.rest)
-        at += record.end - record.rest
-        job.kept += 1
-    if c.pos != c.end:
-        return BAD_REST
-    job.written = at - out
-    return FINE
+        if job.position <= offset < job.until:
+            if draft.count == 0:
+                draft.first_timestamp = timestamp
+                draft.max_timestamp = timestamp
+            if sub_overflows(timestamp, draft.first_timestamp, &delta):
+                c.pos = start
+                return DRAFT_FULL
+            tail = record.end
+            length = head_size(delta, draft.count)
+            if steps != NULL:
+                fault = apply_steps(steps, c, &record, offset, timestamp, headers)
+                if fault and fault != TOO_LARGE:
+                    return fault
+                length += headers.bytes
+                tail = record.counter
+            length += tail - record.rest
+            # A draft's limit is int32, so a length that is not fits nowhere.
+            size = length + (varint_size(<int32_t>length) if length <= draft.limit else VARINT_ROOM)
+            if fault == TOO_LARGE or draft.used + size > (draft.aim if draft.count else draft.limit):
+                c.pos = start
+                job.offset = offset
+                return DRAFT_FULL if draft.count else TOO_LARGE
+            fault = make_room(draft, size)
+            if fault:
+                return fault
+            fault = add_to_runs(draft, offset)
+            if fault:
+                return fault
+            if timestamp > draft.max_timestamp:
+                draft.max_timestamp = timestamp
+            at = put_record_head(draft.bytes + draft.used, <int32_t>length, record.attributes, delta, draft.count)
+            memcpy(at, c.base + record.rest, tail - record.rest)
+            if steps != NULL:
+                put_headers(at + (tail - record.rest), headers)
+            draft.used += size
+            draft.count += 1
+            if not job.started:
+                job.started = True
+                draft.source_bytes += batch.size
+        job.previous = record.offset_delta
+        job.left -= 1
+    return FINE if c.pos == c.end else BAD_REST
 
 
-cdef uint8_t *put_record_head(
-    uint8_t *at, uint8_t attributes, int64_t timestamp_delta, int32_t offset_delta, Py_ssize_t rest
+cdef inline int head_size(int64_t timestamp_delta, int32_t offset_delta) noexcept nogil:
+    """Bytes between a record's length and its key."""
+    return 1 + varlong_size(timestamp_delta) + varint_size(offset_delta)
+
+
+cdef inline uint8_t *put_record_head(
+    uint8_t *at, int32_t length, uint8_t attributes, int64_t timestamp_delta, int32_t offset_delta
 ) noexcept nogil:
-    at = put_varint(at, <int32_t>(1 + varlong_size(timestamp_delta) + varint_size(offset_delta) + rest))
+    at = put_varint(at, length)
     at[0] = attributes
-    at = put_varlong(at + 1, timestamp_delta)
-    return put_varint(at, offset_delta)
-
-
-cdef Py_ssize_t rewrite_room(Py_ssize_t payload, int32_t count) noexcept nogil:
-    """Upper bound of a rewritten payload: a timestamp delta may grow from 1 to 10 bytes, the length by 1 with it."""
-    return payload + 10 * <Py_ssize_t>count
+    return put_varint(put_varlong(at + 1, timestamp_delta), offset_delta)

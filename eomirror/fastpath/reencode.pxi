@@ -1,0 +1,248 @@
+# Batches that are written anew: gathered, cut, filled up, compressed, and split until each fits the target.
+
+
+cdef class _Records:
+    """Owns the malloc'd bytes of an uncompressed batch; memoryviews of it keep it alive."""
+
+    cdef uint8_t *bytes
+    cdef Py_ssize_t size
+
+    def __dealloc__(self):
+        free(self.bytes)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.bytes, self.size, True, flags)
+
+
+cdef class Reencoder:
+    """Turns spans of judged batches into batches of their own. Holds one draft and one unpacked payload at a time."""
+
+    cdef Draft draft
+    cdef HeaderList headers
+    cdef Recipe recipe
+    cdef const Steps *steps
+    cdef Packed packed
+    cdef Stamp *stamp           # borrowed
+    cdef int16_t attributes     # of what is being written
+    cdef object unpacked        # the payload that the span's job reads from
+
+    def __init__(self, Recipe recipe, Packed packed):
+        self.packed = packed
+        self.recipe = recipe
+        if recipe is not None:
+            self.steps = &recipe.steps
+            self.headers.values = <uint8_t *>malloc(recipe.steps.value_room + 1)
+            if self.headers.values == NULL:
+                raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.draft.bytes)
+        free(self.draft.runs)
+        free(self.headers.items)
+        free(self.headers.values)
+
+    cdef int run(self, Span *span) except -1:
+        """The whole span as one batch, or as many as it takes. Raises BatchError with packed.next_offset at the bad
+        batch or record, and everything before it handed out."""
+        cdef Py_ssize_t end = span.end
+        self.attributes = lasting(span.items[span.at].attributes)
+        self.draft.limit = self.stamp.max_batch_bytes
+        if self.attributes & CODEC_MASK:
+            self.draft.limit = HEADER_SIZE + MAX_UNPACKED
+        self.draft.aim = self.draft.limit
+        empty(&self.draft)
+        while span.at < end:
+            if self.attributes & CODEC_MASK:
+                # Batch by batch: unpacking needs the GIL.
+                span.end = span.at + 1
+                if span.verdicts[span.at] == KEPT:
+                    self.unpack(span)
+            self.move(span)
+            span.end = end
+            self.unpacked = None
+        self.flush()
+        return 0
+
+    cdef int unpack(self, Span *span) except -1:
+        cdef const Scanned *item = &span.items[span.at]
+        cdef Cursor records
+        try:
+            self.unpacked = unpack_payload(
+                item.attributes & CODEC_MASK, span.base + item.start + HEADER_SIZE, item.size - HEADER_SIZE
+            )
+        except _Undecodable as error:
+            self.stand_before(span)
+            raise batch_error(item, self.packed.next_offset, error.reason, error.detail) from None
+        records = Cursor(<const uint8_t *>PyByteArray_AS_STRING(self.unpacked), 0, len(self.unpacked))
+        span.job = rewriting(item, records, span.position, span.until)
+        span.begun = True
+        return 0
+
+    cdef int move(self, Span *span) except -1:
+        cdef Fault fault = DRAFT_FULL
+        cdef Py_ssize_t size = self.expect(span)
+        while fault == DRAFT_FULL:
+            if make_room(&self.draft, min(size, self.draft.aim - self.draft.used)):
+                raise MemoryError()
+            if size >= GIL_BYTES:
+                with nogil:
+                    fault = move_batches(span, &self.draft, self.steps, &self.headers)
+            else:
+                fault = move_batches(span, &self.draft, self.steps, &self.headers)
+            if fault == DRAFT_FULL:
+                self.flush()
+        if fault == TOO_LARGE:
+            self.flush()
+            self.too_large(span.job.offset)
+        if fault:
+            self.stand_before(span)
+            raise fault_error(&span.items[span.at], self.packed.next_offset, fault)
+        return 0
+
+    cdef Py_ssize_t expect(self, const Span *span) except -1:
+        """About how many bytes the span's records take as they are."""
+        cdef Py_ssize_t size = 0, i
+        if self.unpacked is not None:
+            return len(self.unpacked)
+        for i in range(span.at, span.end):
+            size += span.items[i].size
+        return size
+
+    cdef int stand_before(self, const Span *span) except -1:
+        """Everything before items[at] is done: hand it out, and stand there."""
+        cdef int64_t after
+        self.flush()
+        if span.at:
+            after = min(span.items[span.at - 1].next_offset, span.until)
+            if after > self.packed.next_offset:
+                self.packed.next_offset = after
+        return 0
+
+    cdef int too_large(self, int64_t offset) except -1:
+        self.packed.next_offset = offset
+        detail = f"the record alone is more than the {self.stamp.max_batch_bytes} bytes that the target takes in a batch"
+        raise BatchError("RECORD_TOO_LARGE", offset, offset + 1, detail)
+
+    cdef int flush(self) except -1:
+        """Hand out what the draft holds, if anything; it is empty then."""
+        if self.draft.count == 0:
+            return 0
+        if self.attributes & CODEC_MASK:
+            self.press(&self.draft, 0, self.draft.source_bytes)
+        else:
+            self.give_away()
+        empty(&self.draft)
+        return 0
+
+    cdef int give_away(self) except -1:
+        """An uncompressed draft's memory becomes the batch."""
+        cdef _Records records = _Records.__new__(_Records)
+        cdef void *fitted = realloc(self.draft.bytes, self.draft.used)
+        records.bytes = self.draft.bytes if fitted == NULL else <uint8_t *>fitted
+        records.size = self.draft.used
+        self.draft.bytes = NULL
+        self.draft.room = 0
+        self.finish(records, records.bytes, records.size, &self.draft, 0, self.draft.source_bytes)
+        return 0
+
+    cdef int press(self, Draft *draft, Py_ssize_t done, Py_ssize_t source_bytes) except -1:
+        """Hand out a draft compressed, in as many batches as it takes; `done` records of self.draft come before it."""
+        cdef object payload = pack_payload(
+            self.attributes & CODEC_MASK, draft.bytes + HEADER_SIZE, draft.used - HEADER_SIZE
+        )
+        cdef Py_ssize_t size = HEADER_SIZE + len(payload)
+        cdef bytearray out
+        if size > self.stamp.max_batch_bytes:
+            payload = None
+            if draft.count == 1:
+                self.too_large(self.runs(done, 1)[0][0])
+            # A part may compress worse than the whole.
+            self.split(draft, (size + size // 16) // self.stamp.max_batch_bytes + 1, done, source_bytes)
+        else:
+            out = PyByteArray_FromStringAndSize(NULL, size)
+            out[HEADER_SIZE:] = payload
+            self.finish(out, <uint8_t *>PyByteArray_AS_STRING(out), size, draft, done, source_bytes)
+        return 0
+
+    cdef int split(self, Draft *draft, Py_ssize_t parts, Py_ssize_t done, Py_ssize_t source_bytes) except -1:
+        """Press a draft in parts of about equal size before compression, two at least: what is split again is half as
+        large at most, so the depth is bounded by the size."""
+        cdef Scanned whole
+        cdef Rewrite job
+        cdef Draft part
+        cdef Fault fault = DRAFT_FULL
+        memset(&whole, 0, sizeof(whole))
+        memset(&part, 0, sizeof(part))
+        whole.count = draft.count
+        whole.last_offset_delta = draft.count - 1
+        whole.base_timestamp = draft.first_timestamp
+        job = rewriting(&whole, Cursor(draft.bytes, HEADER_SIZE, draft.used), 0, MAX_OFFSET)
+        job.checked = True
+        part.limit = draft.limit
+        part.aim = HEADER_SIZE + (draft.used - HEADER_SIZE + parts - 1) // parts
+        try:
+            while fault == DRAFT_FULL:
+                empty(&part)
+                with nogil:
+                    fault = make_room(&part, part.aim)
+                    if fault == FINE:
+                        fault = rewrite_records(&job, &part, NULL, NULL)
+                if fault == NO_MEMORY:
+                    raise MemoryError()
+                if fault and fault != DRAFT_FULL or not part.count:
+                    raise AssertionError("a draft that we wrote does not parse")
+                self.press(&part, done, source_bytes)
+                done += part.count
+                source_bytes = 0
+        finally:
+            free(part.bytes)
+            free(part.runs)
+        return 0
+
+    cdef tuple runs(self, int64_t skip, int64_t count):
+        """The runs of `count` records of self.draft behind the first `skip`."""
+        cdef list out = []
+        cdef Py_ssize_t i
+        cdef Run run
+        for i in range(self.draft.run_count):
+            run = self.draft.runs[i]
+            if skip >= run.count:
+                skip -= run.count
+                continue
+            if count == 0:
+                break
+            run = Run(run.first + skip, min(run.count - skip, count))
+            skip = 0
+            count -= run.count
+            out.append((run.first, run.count))
+        return tuple(out)
+
+    cdef int finish(
+        self, object owner, uint8_t *p, Py_ssize_t size, const Draft *draft, Py_ssize_t done, Py_ssize_t source_bytes
+    ) except -1:
+        """Write the header in front of a payload that is in place, and hand the batch out."""
+        cdef Batch batch = Batch.__new__(Batch)
+        cdef int64_t total = 0
+        cdef uint32_t crc
+        batch.payload_bytes = size - HEADER_SIZE
+        if size >= GIL_BYTES:
+            with nogil:
+                crc = crc_update(0, p + HEADER_SIZE, size - HEADER_SIZE)
+        else:
+            crc = crc_update(0, p + HEADER_SIZE, size - HEADER_SIZE)
+        write_header(
+            p, size, self.attributes, draft.first_timestamp, draft.max_timestamp, draft.count, self.stamp,
+            crc_power(batch.payload_bytes), crc,
+        )
+        batch.view = memoryview(owner)
+        batch.count = draft.count
+        batch.runs = self.runs(done, draft.count)
+        batch.max_timestamp = draft.max_timestamp
+        batch.source_bytes = source_bytes
+        batch.payload_crc = crc
+        batch.reencoded = True
+        for run in batch.runs:
+            total += <int64_t>run[1]
+        assert_sendable(p, size, total - 1)
+        hand_out(batch, self.packed, self.stamp)
+        return 0

@@ -1,0 +1,207 @@
+"""How records become batches again, in slow plain Python: which batches are gathered, and where a batch is cut."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import reference_recipe
+from reference_format import (
+    CONTROL,
+    DELETE_HORIZON,
+    HEADER,
+    LOG_APPEND_TIME,
+    MAX_UNPACKED,
+    TRANSACTIONAL,
+    Header,
+    varint,
+    write_batch,
+)
+
+MERGE_BELOW = 4096
+MERGE_UP_TO = 131072
+MAX_HEADERS = 1 << 20
+LASTING = ~(LOG_APPEND_TIME | TRANSACTIONAL | CONTROL | DELETE_HORIZON)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """A record as read; `rest` is the bytes from key length to end, `fields` those up to the header count."""
+
+    offset: int
+    timestamp: int
+    attributes: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+    rest: bytes
+    fields: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Out:
+    """A batch as it must be produced; `data` is None where the bytes depend on the compressor."""
+
+    data: bytes | None
+    header: tuple[int, ...]  # the header's fields from attributes on
+    records: bytes  # the payload before compression; of a pass-through, the payload as it was
+    count: int
+    runs: tuple[tuple[int, int], ...]
+    max_timestamp: int
+    source_bytes: int
+    reencoded: bool
+
+
+@dataclasses.dataclass
+class Member:
+    """A source batch as a gathering sees it."""
+
+    size: int
+    attributes: int
+    plain: bool  # nothing of its records has to change
+
+
+def gathered(members: Sequence[Member], max_batch_bytes: int, *, merge: bool) -> list[int]:
+    """How many batches each produced one is made of, in order.
+
+    Neighbours are gathered as long as each is small or is re-encoded anyway, they have the same codec (and the same
+    unknown attribute bits), and their sizes together stay within MERGE_UP_TO and the target's limit.
+    """
+    most = min(MERGE_UP_TO, max_batch_bytes)
+    groups: list[list[Member]] = []
+    for member in members:
+        joins = merge and (member.size < MERGE_BELOW or not member.plain)
+        last = groups[-1] if groups and joins else None
+        if (
+            last
+            and (last[0].size < MERGE_BELOW or not last[0].plain)
+            and last[0].attributes & LASTING == member.attributes & LASTING
+            and sum(m.size for m in last) + member.size <= most
+        ):
+            last.append(member)
+        else:
+            groups.append([member])
+    return [len(group) for group in groups]
+
+
+class RecordTooLarge(Exception):
+    """This record alone does not fit; `done` is what was written before it."""
+
+    def __init__(self, offset: int, done: list[Draft]) -> None:
+        super().__init__(offset)
+        self.offset = offset
+        self.done = done
+
+
+@dataclasses.dataclass
+class Draft:
+    """A batch being filled."""
+
+    payload: bytes = b""
+    offsets: list[int] = dataclasses.field(default_factory=list)
+    timestamps: list[int] = dataclasses.field(default_factory=list)
+    source_bytes: int = 0
+
+
+def rest_of(rec: Parsed, recipe: Sequence[tuple[Any, ...]] | None) -> bytes | None:
+    """What follows a record's offset delta; None for more headers than the kernel holds."""
+    if recipe is None:
+        return rec.rest
+    if len(rec.headers) + sum(step[0] in ("set", "add") for step in recipe) > MAX_HEADERS:
+        return None
+    headers = reference_recipe.apply(recipe, rec.headers, offset=rec.offset, timestamp=rec.timestamp)
+    sized = [
+        varint(len(name)) + name + (varint(-1) if value is None else varint(len(value)) + value)
+        for name, value in headers
+    ]
+    return rec.fields + varint(len(headers)) + b"".join(sized)
+
+
+def drafts(
+    batches: Iterable[tuple[int, list[Parsed]]], limit: int | None, recipe: Sequence[tuple[Any, ...]] | None
+) -> list[Draft]:
+    """Records of (source size, records) batches, filled up greedily: a draft ends where the next record would pass the
+    limit, or its timestamp is more than int64 away from the first one's. limit None: compressed, cut elsewhere."""
+    most = (256 << 20) if limit is None else limit - 61
+    assert MAX_UNPACKED == 256 << 20
+    done: list[Draft] = []
+    draft = Draft()
+    for size, records in batches:
+        counted = False
+        for rec in records:
+            rest = rest_of(rec, recipe)
+            while True:
+                delta = rec.timestamp - draft.timestamps[0] if draft.offsets else 0
+                body = bytes([rec.attributes]) + varint(delta) + varint(len(draft.offsets)) + (rest or b"")
+                body = varint(len(body)) + body
+                if rest is not None and -(1 << 63) <= delta < 1 << 63 and len(draft.payload) + len(body) <= most:
+                    break
+                if not draft.offsets:
+                    raise RecordTooLarge(rec.offset, done)
+                done.append(draft)
+                draft = Draft()
+            draft.payload += body
+            draft.offsets.append(rec.offset)
+            draft.timestamps.append(rec.timestamp)
+            draft.source_bytes += 0 if counted else size
+            counted = True
+    return [*done, draft] if draft.offsets else done
+
+
+def runs_of(offsets: list[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and offset == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((offset, 1))
+    return runs
+
+
+def out_of(draft: Draft, attributes: int, stamp: tuple[int, int, int]) -> Out:
+    """A draft as a batch to be produced; stamp is (producer id, epoch, base sequence)."""
+    count = len(draft.offsets)
+    return written(
+        draft.payload,
+        attributes,
+        stamp,
+        base_timestamp=draft.timestamps[0],
+        max_timestamp=max(draft.timestamps),
+        runs=runs_of(draft.offsets),
+        count=count,
+        source_bytes=draft.source_bytes,
+        reencoded=True,
+    )
+
+
+def written(
+    payload: bytes,
+    attributes: int,
+    stamp: tuple[int, int, int],
+    *,
+    base_timestamp: int,
+    max_timestamp: int,
+    runs: list[tuple[int, int]],
+    count: int,
+    source_bytes: int,
+    reencoded: bool,
+) -> Out:
+    """The batch around a payload. Of the source's attributes, the codec and unknown bits stay."""
+    attributes = attributes & LASTING | TRANSACTIONAL
+    data = write_batch(
+        0,
+        payload,
+        count=count,
+        last_delta=count - 1,
+        attributes=attributes,
+        leader_epoch=-1,
+        base_timestamp=base_timestamp,
+        max_timestamp=max_timestamp,
+        producer_id=stamp[0],
+        producer_epoch=stamp[1],
+        sequence=stamp[2],
+    )
+    header = HEADER.unpack(data[:61])[5:]
+    known = None if reencoded and attributes & 7 else data
+    return Out(known, header, payload, count, tuple(runs), max_timestamp, source_bytes, reencoded)
