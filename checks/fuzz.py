@@ -1,7 +1,7 @@
 """`make fuzz`: the kernel's targets under libFuzzer and the sanitizers, guided by coverage, for FUZZ_SECONDS in all.
 
-First it must find a bug: the planted over-read, from the same seeds, within the same bound. What is found later is
-kept in .work/fuzz/found.
+First it must find a bug: the planted over-read, from the checked-in seeds alone, within a minute. What is found later
+is kept in .work/fuzz/found.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from .sanitize import PLANTED, REPORT, environment
 from .variant import ROOT, WORK, CannotCheck, sanitized
@@ -24,6 +25,7 @@ HOME = WORK / "fuzz"
 SITE = HOME / "site"
 LOCK = ROOT / "requirements-fuzz.lock"
 # One allocation may be the largest payload that is unpacked, and what a re-encode may add to it.
+PROOF_SECONDS = 60  # the planted bug is found in 10
 MEMORY = ("-malloc_limit_mb=700", "-rss_limit_mb=3072")
 
 
@@ -62,7 +64,7 @@ def fuzzer() -> str:
 
 
 def run(target: str, seconds: int, variables: dict[str, str], grown: Path) -> Outcome:
-    """One target for some seconds, from the checked-in seeds and what `grown` holds, which gets what is worth keeping."""
+    """One target for some seconds; it begins with its seeds and what `grown` holds, and adds to the latter."""
     found = HOME / "found"
     for folder in (grown, found):
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,15 +80,15 @@ def run(target: str, seconds: int, variables: dict[str, str], grown: Path) -> Ou
     return Outcome(int(executions[-1]) if executions else 0, max(edges, default=0), done.returncode, output)
 
 
-def prove(seconds: int, variables: dict[str, str]) -> bool:
+def prove(variables: dict[str, str]) -> bool:
     """Whether the planted over-read is found in time."""
     began = time.monotonic()
     for target in ("pack", "fetch_response"):
         for folder in ("found", "proof"):
             shutil.rmtree(HOME / folder, ignore_errors=True)
-        outcome = run(target, seconds, {**variables, PLANTED: "1"}, HOME / "proof")
+        outcome = run(target, PROOF_SECONDS, {**variables, PLANTED: "1"}, HOME / "proof")
         if outcome.code == 0 or REPORT not in outcome.output:
-            print(f"   {target}: a planted over-read was not found in {seconds} s: this check sees nothing")
+            print(f"   {target}: a planted over-read was not found in {PROOF_SECONDS} s: this check sees nothing")
             print(outcome.output[-3000:])
             return False
         spent = time.monotonic() - began
@@ -105,7 +107,7 @@ def main() -> int:
         print(error)
         return 1
     variables["PYTHONPATH"] += f":{SITE}"
-    if not prove(total, variables):
+    if not prove(variables):
         return 1
     executions = edges = failed = 0
     for target in TARGETS:
