@@ -12,17 +12,18 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
 from msgspec import Meta
 
-from eomirror import client_keys
-from eomirror.decode import LOADER_FIELDS, Check, Decoder, schema_of
+from eomirror import client_keys, transform
+from eomirror.decode import Check, Decoder, schema_of
 from eomirror.document import MAX_FILE_BYTES, InvalidConfig, Problem, compose, join, place_of, quote
 from eomirror.errors import ConfigError
-from eomirror.units import Duration, Instant, size_text
+from eomirror.transform import Step
+from eomirror.units import Duration, Instant
 
 __all__ = [
     "ClusterConfig",
@@ -35,12 +36,10 @@ __all__ = [
     "load",
     "parse",
     "schema",
-    "show",
 ]
 
 API_VERSION = "eomirror/v1"
 DEFAULT_FILE = "./eomirror.yaml"
-MASK = "***"
 
 MAX_TRANSACTION_TIMEOUT = Duration(15 * 60_000)  # transaction.max.timeout.ms of a broker, unless somebody raised it
 
@@ -147,7 +146,7 @@ class FlowConfig(msgspec.Struct, frozen=True, kw_only=True):
     `commit`: when a lane ends a transaction
     `fetch`: how a lane reads
     `discovery`: how new topics are found
-    `transform`: empty in this version
+    `transform`: what is done to the headers of every record, step by step; a change counts from the next start
     `on_bad_record`: what a record that cannot be mirrored does to its partition; fault in this version
     """
 
@@ -160,7 +159,7 @@ class FlowConfig(msgspec.Struct, frozen=True, kw_only=True):
     commit: CommitConfig = CommitConfig()
     fetch: FetchConfig = FetchConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
-    transform: Annotated[tuple[()], Meta(extra={"absent": "transforms are not in this version"})] = ()
+    transform: tuple[Step, ...] = ()
     on_bad_record: Literal["fault", "quarantine", "drop"] = "fault"
 
 
@@ -322,76 +321,6 @@ def _check_version(node: yaml.Node, decoder: Decoder, file: str) -> None:
             raise InvalidConfig(file, decoder.problems)
 
 
-def show(config: Config) -> str:
-    """The whole configuration as YAML, defaults included, without secrets.
-
-    Of a `client:` section only keys of an allow-list show their values. Text that came from the environment or a file
-    shows only where it names something (a cluster, a flow, an address). Everything else is `***`.
-    """
-    return yaml.safe_dump(shown(config), sort_keys=False, allow_unicode=True, width=100_000)
-
-
-def shown(config: Config) -> dict[str, Any]:
-    """What `show` prints, as plain values in the file's own units and words."""
-    tree = _plain(config, "", config.substituted)
-    assert isinstance(tree, dict)
-    return tree
-
-
-# Text that names things or is one of a few words: shown even if it was substituted. Numbers, durations and sizes are
-# no secrets.
-_SHOWN = frozenset(
-    {
-        "apiVersion",
-        "bootstrap",
-        "format",
-        "instance_id",
-        "level",
-        "listen",
-        "name",
-        "on_bad_record",
-        "partitions",
-        "replication_factor",
-        "source",
-        "start",
-        "target",
-    }
-)
-
-
-def _plain(value: object, path: str, substituted: frozenset[str]) -> object:
-    match value:
-        case msgspec.Struct():
-            tree = {}
-            for field in msgspec.structs.fields(value):
-                if field.name in LOADER_FIELDS:
-                    continue
-                here = join(path, field.encode_name)
-                tree[field.encode_name] = _field(value, field.name, getattr(value, field.name), here, substituted)
-            return tree
-        case dict():
-            return {key: _plain(one, join(path, key), substituted) for key, one in value.items()}
-        case tuple():
-            return [_plain(one, f"{path}[{index}]", substituted) for index, one in enumerate(value)]
-        case Duration() | Instant():
-            return str(value)
-        case str() if path in substituted and path.rpartition(".")[2] not in _SHOWN:
-            return MASK
-    return value
-
-
-def _field(owner: msgspec.Struct, name: str, value: Any, path: str, substituted: frozenset[str]) -> object:
-    """One field of a Struct: the few whose value needs its owner to be understood, then all others."""
-    match owner, name:
-        case ClusterConfig(), "client":
-            return {key: one if key in client_keys.SHOWN else MASK for key, one in value.items()}
-        case CommitConfig(), "interval":
-            return "auto" if value is None else str(value)
-        case ((CommitConfig() | FetchConfig()), "max_bytes"):
-            return size_text(value)
-    return _plain(value, path, substituted)
-
-
 def schema() -> dict[str, Any]:
     """The JSON Schema of the file, for editors. The loader checks more: pairs of values, names, addresses, patterns."""
     return schema_of(Config, "urn:eomirror:config:v1", "eomirror configuration")
@@ -451,7 +380,18 @@ def _check_topics(decoder: Decoder, path: str, topics: TopicsConfig) -> None:
                 decoder.problem_at(here, "names that begin with __ are never mirrored", "remove the pattern")
 
 
+def _check_step(decoder: Decoder, path: str, step: Step) -> None:
+    for flaw in transform.flaws(step):
+        here = f"{path}.{flaw.field}"
+        culprit = f": {quote(flaw.culprit)}" if flaw.culprit and here not in decoder.substituted else ""
+        decoder.problem_at(here, f"{decoder.quoted(here)} {flaw.cause}{culprit}", flaw.hint)
+
+
 def _check_flow(decoder: Decoder, path: str, flow: FlowConfig) -> None:
+    for index, other in transform.idle_steps(flow.transform):
+        decoder.problem_at(
+            f"{path}.transform[{index}]", f"has no effect beside transform[{other}]", "leave out one of the two steps"
+        )
     commit = flow.commit
     if commit.interval is not None and commit.interval > commit.max_age:
         decoder.problem_at(
@@ -522,4 +462,5 @@ _CHECKS: dict[type, Check] = {
     FlowConfig: _check_flow,
     HttpConfig: _check_http,
     Config: _check_whole,
+    **dict.fromkeys(get_args(Step), _check_step),
 }

@@ -3,7 +3,7 @@
 The types are the only description of the file: what `Decoder` accepts and what `schema_of` says are read from the
 same annotations. `msgspec.Meta.extra` carries what a type alone cannot say: `what` (the value in words, for
 messages), `unit: bytes`, `low` and `high` (bounds of a Duration or a size), `none` (the word that stands for None,
-`null` unless given), `absent` (why a list must stay empty).
+`null` unless given). A union of tagged Structs is a mapping with one key, the tag, whose value is the Struct.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from msgspec import inspect
 
 from eomirror.client_keys import nearest
-from eomirror.document import Reader, Scalar, join, quote
+from eomirror.document import Reader, Scalar, join, kind_of, quote
 from eomirror.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -70,10 +70,8 @@ class Decoder(Reader):
             return self._dict(node, kind, path)
         if isinstance(kind, inspect.VarTupleType):
             return self._tuple(node, kind, path)
-        if isinstance(kind, inspect.TupleType):
-            if self.elements(node, path):
-                self.problem(node, path, str(extra["absent"]), "leave it empty: []")
-            return ()
+        if choices := _choices(kind):
+            return self._choice(node, choices, path)
         expected = describe(kind, extra)
         scalar = self.scalar(node, path, expected)
         if scalar is None:
@@ -93,7 +91,7 @@ class Decoder(Reader):
         for key, key_node, value_node in self.items(node, path):
             if key not in fields:
                 here = join(path, key)
-                self.problem(key_node, here, "unknown key", _elsewhere(key, kind) or nearest(key, list(fields)))
+                self.problem(key_node, here, "unknown key", _elsewhere(key, _inner(kind)) or nearest(key, list(fields)))
                 continue
             seen.add(key)
             values[fields[key].name] = self._value(value_node, fields[key].type, join(path, key), {})
@@ -108,6 +106,32 @@ class Decoder(Reader):
         if check := self.checks.get(kind.cls):
             check(self, path, built)
         return built
+
+    def _choice(self, node: yaml.Node, choices: dict[str, inspect.StructType], path: str) -> object:
+        """A mapping with exactly one key, which says what its value is."""
+        found = {key: (key_node, value_node) for key, key_node, value_node in self.items(node, path)}
+        if not isinstance(node, yaml.MappingNode):
+            return _INVALID
+        chosen = [key for key in found if key in choices]
+        for key in found.keys() - choices.keys():
+            hint = _elsewhere(key, {one: choices[one] for one in chosen}) or nearest(key, list(choices))
+            self.problem(found[key][0], join(path, key), "unknown key", hint)
+        if len(chosen) > 1:
+            here = found[chosen[1]][0]
+            self.problem(
+                here, path, f"{quote(chosen[1])} stands beside {quote(chosen[0])}", "give each an entry of its own"
+            )
+        elif not found:
+            self.problem(node, path, "is empty", f"known here: {', '.join(sorted(choices))}")
+        if len(chosen) != 1 or len(found) != 1:
+            return _INVALID
+        (key,) = chosen
+        kind = choices[key]
+        if isinstance(found[key][1], yaml.ScalarNode) and not any(field.required for field in kind.fields):
+            cause = f"expected a mapping, found {kind_of(found[key][1])}"
+            self.problem(found[key][1], join(path, key), cause, f'write "{key}: {{}}"')
+            return _INVALID
+        return self._struct(found[key][1], kind, join(path, key))
 
     def _dict(self, node: yaml.Node, kind: inspect.DictType, path: str) -> object:
         values: dict[str, object] = {}
@@ -131,11 +155,22 @@ class Decoder(Reader):
         return tuple(self._value(item, kind.item_type, f"{path}[{index}]", {}) for index, item in enumerate(nodes))
 
 
-def _elsewhere(key: str, kind: inspect.StructType) -> str:
+def _inner(kind: inspect.StructType) -> dict[str, inspect.StructType]:
+    """The fields of a Struct that are Structs themselves."""
+    return {field.encode_name: field.type for field in kind.fields if isinstance(field.type, inspect.StructType)}
+
+
+def _choices(kind: inspect.Type) -> dict[str, inspect.StructType]:
+    """A union of tagged Structs by tag; empty for any other type."""
+    kinds = kind.types if isinstance(kind, inspect.UnionType) else ()
+    return {str(one.tag): one for one in kinds if isinstance(one, inspect.StructType)}
+
+
+def _elsewhere(key: str, levels: Mapping[str, inspect.StructType]) -> str:
     """A known key at the wrong level: where it belongs."""
-    for field in kind.fields:
-        if isinstance(field.type, inspect.StructType) and key in (inner.encode_name for inner in field.type.fields):
-            return f'"{key}" belongs inside "{field.encode_name}"'
+    for name, kind in levels.items():
+        if key in (inner.encode_name for inner in kind.fields):
+            return f'"{key}" belongs inside "{name}"'
     return ""
 
 
@@ -282,12 +317,16 @@ def _schema(kind: inspect.Type, extra: dict[str, Any], definitions: dict[str, An
         case inspect.VarTupleType():
             least = {"minItems": kind.min_length} if kind.min_length else {}
             return {"type": "array", "items": _schema(kind.item_type, {}, definitions), **least}
-        case inspect.TupleType():
-            return {"type": "array", "maxItems": 0}
+    if tagged := _choices(kind):
+        return {"anyOf": [_tagged(tag, _schema(one, {}, definitions)) for tag, one in tagged.items()]}
     choices = [choice for one in _kinds(kind) for choice in _scalar_schema(one, extra)]
     # Any single value may come from the environment or a file.
     substituted = {"type": "string", "pattern": _SUBSTITUTION_PATTERN}
     return {"anyOf": choices if {"type": "string"} in choices else [*choices, substituted]}
+
+
+def _tagged(tag: str, inner: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {tag: inner}, "required": [tag], "additionalProperties": False}
 
 
 def _pattern(kind: inspect.Type) -> str | None:

@@ -111,7 +111,7 @@ def compose(text: str, file: str) -> yaml.Node:
         raise InvalidConfig(file, [Problem(line, column, "", f"not YAML: {cause}", hint)]) from None
     except RecursionError:
         raise InvalidConfig(
-            file, [Problem(1, 1, "", "nested too deeply", "no value needs more than five levels")]
+            file, [Problem(1, 1, "", "nested too deeply", "no value needs more than six levels")]
         ) from None
     if node is None:
         raise InvalidConfig(file, [Problem(1, 1, "", "the file is empty", 'start it with "apiVersion: eomirror/v1"')])

@@ -232,6 +232,7 @@ class Lane:
         self._routes = adopted.routes
         self._touched = {k: r for k, r in adopted.routes.items() if r.changed or not r.book.empty}
         for route in self._routes.values():
+            route.recipe = self.lease.recipe(route.key)
             if route.changed and route.fault is not None:
                 self._log_fault(route)
         self._commit(self._begin())
@@ -295,6 +296,7 @@ class Lane:
                 producer_epoch=identity.epoch,
                 base_sequence=self._transactions.sequence(topic_id, part.key[1]),
                 max_batch_bytes=route.max_batch_bytes,
+                recipe=route.recipe,
             )
             route.source_lso = part.stable
             if packed.next_offset > part.position:

@@ -6,8 +6,10 @@ import zlib
 
 import msgspec
 
+from eomirror._fastpath import Recipe
 from eomirror.errors import Reason
 from eomirror.records import Desired, Owner, State
+from eomirror.transform import Step, compile_recipe
 
 RouteKey = tuple[str, int]
 
@@ -73,13 +75,26 @@ class LaneView(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """Who runs a lane, and of which flow. `checkpoint_id` is the checkpoint topic's id when the flow was claimed."""
+    """Who runs a lane, of which flow, and what the flow does to records on their way.
+
+    `checkpoint_id` is the checkpoint topic's id when the flow was claimed, `source` the configuration's name for the
+    source cluster.
+    """
 
     flow: str
     lane: int
     source_cluster_id: str
     owner: Owner
     checkpoint_id: str
+    source: str = ""
+    transform: tuple[Step, ...] = ()
+
+    def recipe(self, key: RouteKey) -> Recipe | None:
+        """What is done to the headers of a route's records; None if nothing is."""
+        topic, partition = key
+        return compile_recipe(
+            self.transform, flow=self.flow, source_cluster=self.source, topic=topic, partition=partition
+        )
 
 
 class Receipt(msgspec.Struct, frozen=True):

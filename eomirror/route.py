@@ -27,6 +27,7 @@ class Route:
         "leader_epoch",
         "max_batch_bytes",
         "next_offset",
+        "recipe",
         "source_lso",
         "source_topic_id",
         "state",
@@ -48,6 +49,7 @@ class Route:
         self.halt: Faulted | None = None  # a batch further on that the target has refused
         self.leader: int | None = None  # of the target partition
         self.max_batch_bytes = 0
+        self.recipe: _fastpath.Recipe | None = None  # what is done to the headers of its records
         self.source_lso: int | None = None
 
     @property

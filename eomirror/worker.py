@@ -272,7 +272,15 @@ class Worker:
         target = self._target.brokers(role)
         commit = self.flow.commit
         return Lane(
-            Lease(self.flow.name, number, source_cluster_id, self._owner, self._checkpoint_id),
+            Lease(
+                self.flow.name,
+                number,
+                source_cluster_id,
+                self._owner,
+                self._checkpoint_id,
+                self.flow.source,
+                self.flow.transform,
+            ),
             Source(self._source.brokers(role), max_bytes=self.flow.fetch.max_bytes, rack=self._source.rack),
             self._source.brokers(role),
             target,

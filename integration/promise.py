@@ -25,6 +25,7 @@ from eomirror.units import wall_ms
 from .cluster import Cluster
 from .oracle import bounds, compare, mirrored
 from .process import Background, Eomirror, Finished
+from .rawlog import CODECS
 
 SETTLED_SECONDS = 20.0
 Content = tuple[bytes | None, bytes | None, Any, tuple[int, int]]  # key, value, headers, (timestamp type, ms)
@@ -45,8 +46,8 @@ SMALL: Mapping[str, Any] = {
 class Load:
     """Producers of one test. Every record has a number of its own, so no two are equal.
 
-    A topic whose name ends in `.tx` is written in transactions, every third one aborted; `.lz4` anywhere in the name
-    compresses; all others are written by an idempotent producer.
+    A topic whose name ends in `.tx` is written in transactions, every third one aborted; the name of a codec between
+    dots (`.lz4`) compresses; all others are written by an idempotent producer.
     """
 
     def __init__(self, cluster: Cluster, name: str) -> None:
@@ -107,7 +108,7 @@ class Load:
             settings: dict[str, Any] = {
                 "linger.ms": 2,
                 "batch.num.messages": 40,
-                "compression.type": "lz4" if ".lz4" in topic else "none",
+                "compression.type": next((one for one in CODECS if one in topic.split(".")), "none"),
                 "enable.idempotence": True,
             }
             if topic.endswith(".tx"):

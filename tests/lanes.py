@@ -14,6 +14,7 @@ from eomirror.pacing import Pace
 from eomirror.records import LedgerRecord, Owner, Tally
 from eomirror.source import Source
 from eomirror.transaction import Transactions
+from eomirror.transform import Step
 from eomirror.wire import Address, Network
 from tests.kafkamodel import ModelCluster
 
@@ -56,6 +57,7 @@ def make_lane(
     step: Callable[[str], None] = no_step,
     max_bytes: int = 300,
     fetch_bytes: int = 400,
+    transform: tuple[Step, ...] = (),
 ) -> Lane:
     """A lane that commits often, so that a run of the model holds many transactions."""
 
@@ -64,7 +66,15 @@ def make_lane(
 
     target_brokers = brokers(target)
     return Lane(
-        Lease(FLOW, 0, source.cluster_id, Owner("host", 1, name, 0), target.topics[TOPICS.checkpoint].topic_id.hex),
+        Lease(
+            FLOW,
+            0,
+            source.cluster_id,
+            Owner("host", 1, name, 0),
+            target.topics[TOPICS.checkpoint].topic_id.hex,
+            source.name,
+            transform,
+        ),
         Source(brokers(source), max_bytes=fetch_bytes),
         brokers(source),
         target_brokers,

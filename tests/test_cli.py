@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configtext import MINIMAL
 
 from eomirror import __version__, logs
 from eomirror import config as configuration
@@ -172,6 +173,42 @@ def test_the_shown_configuration_as_json(capsys: pytest.CaptureFixture[str]) -> 
     assert guarded(app, ["config", "show", "-o", "json"]) == Exit.OK
     answer = json.loads(capsys.readouterr().out)
     assert (answer["kind"], answer["items"][0]["clusters"]["paris"]["bootstrap"]) == ("Config", NOBODY)
+
+
+TRANSFORM = """\
+    transform:
+      - set: {header: region, value: "{source_cluster}/${env:REGION:-eu}"}
+      - provenance: {}
+"""
+
+
+def test_the_resolved_configuration_says_what_is_done_to_headers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "eomirror.yaml").write_text(MINIMAL + TRANSFORM)
+    assert guarded(app, ["config", "show", "--resolved"]) == Exit.OK
+    told = capsys.readouterr().out
+    assert "commit:\n    interval: auto\n" in told
+    assert (
+        '  recipe:\n  - set "region" = ***\n  - add "eomirror.origin" = "paris/{topic}/{partition}/{offset}"\n' in told
+    )
+    assert guarded(app, ["config", "show", "--resolved", "-o", "json"]) == Exit.OK
+    flow = json.loads(capsys.readouterr().out)["items"][0]["flows"][0]
+    assert flow["recipe"] == [
+        'set "region" = ***',
+        'add "eomirror.origin" = "paris/{topic}/{partition}/{offset}"',
+    ]
+    assert flow["transform"][1] == {"provenance": {"header": "eomirror.origin"}}
+
+
+def test_a_transform_is_checked_with_the_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "eomirror.yaml"
+    file.write_text(MINIMAL + TRANSFORM.replace("{source_cluster}", "{source}"))
+    assert guarded(app, ["config", "validate"]) == Exit.USAGE
+    assert capsys.readouterr().err == (
+        f"error: {file}:11:38: flows[0].transform[0].set.value: the value of ${{env:REGION:-eu}} holds an unknown "
+        'placeholder\nhint: did you mean "{source_cluster}"?\n'
+    )
 
 
 def test_the_schema_is_a_json_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,19 @@ import pytest
 import yaml
 from configtext import ENV, FULL, MINIMAL, edited, parse, refused, with_client, with_flow
 
-from eomirror import config
+from eomirror import config, shown
 from eomirror.config import Config, Instant, InvalidConfig
 from eomirror.errors import ConfigError
+from eomirror.transform import Provenance, RemoveHeaders, RenameHeaders, SetHeader
+
+TRANSFORM = """\
+transform:
+      - set: {header: region, value: "${env:REGION}-{source_cluster}"}
+      - remove: {header: "x-internal-*"}
+      - rename: {header: old, to: new}
+      - provenance: {}
+      - provenance:
+          header: via"""
 
 # What a file says
 
@@ -49,6 +59,18 @@ def test_the_documented_file_says_only_defaults_beyond_the_minimum() -> None:
     full = edited('"${env:DUBLIN_BOOTSTRAP}"', '"b:9092"', edited('"127.0.0.1:19092"', '"a:9092"', FULL))
     full = edited(", client: {security.protocol: PLAINTEXT}", "", edited(', exclude: ["orders.tmp.*"]', "", full))
     assert parse(full) == parse(MINIMAL)
+
+
+def test_a_transform_is_a_list_of_steps_with_one_key_each() -> None:
+    read = parse(with_flow(TRANSFORM), REGION="eu")
+    assert read.flows[0].transform == (
+        SetHeader(header="region", value="eu-{source_cluster}"),
+        RemoveHeaders(header="x-internal-*"),
+        RenameHeaders(header="old", to="new"),
+        Provenance(header="eomirror.origin"),
+        Provenance(header="via"),
+    )
+    assert parse(with_flow("transform: []")).flows == parse(MINIMAL).flows
 
 
 def test_json_is_read_as_the_same_configuration() -> None:
@@ -137,12 +159,12 @@ def test_a_file_must_be_utf_8_and_may_have_a_byte_order_mark(tmp_path: Path) -> 
 
 
 def test_show_is_the_whole_configuration_in_the_file_s_own_words() -> None:
-    shown = yaml.safe_load(config.show(parse(FULL)))
+    plain = yaml.safe_load(shown.text(parse(FULL)))
     expected = yaml.safe_load(FULL)
     expected["clusters"]["paris"]["client"] = {"security.protocol": "PLAINTEXT"}
     expected["clusters"]["dublin"] = {"bootstrap": ENV["DUBLIN_BOOTSTRAP"], "client": {}}
     expected["worker"]["stall_after"] = "1m"
-    assert shown == expected
+    assert plain == expected
 
 
 @pytest.mark.parametrize(
@@ -158,11 +180,12 @@ def test_show_is_the_whole_configuration_in_the_file_s_own_words() -> None:
         f"{MINIMAL}telemetry: {{audit: {{sink: '-'}}, metrics: {{partitions: off}}, http: {{listen: null}}}}\n",
         f"{MINIMAL}telemetry: {{traces: {{ratio: 1}}}}\n",
         with_client("client.rack: 'on', socket.timeout.ms: 5000"),
+        with_flow(TRANSFORM.replace("${env:REGION}", "{{é}}")),
     ],
 )
 def test_what_show_prints_reads_back_as_the_same_configuration(text: str) -> None:
     read = parse(text)
-    assert parse(config.show(read)) == read
+    assert parse(shown.text(read)) == read
 
 
 def test_show_masks_what_may_be_a_secret() -> None:
@@ -171,11 +194,35 @@ def test_show_masks_what_may_be_a_secret() -> None:
         + 'telemetry: {audit: {sink: "${env:SECRET}"}}\n'
     )
     read = parse(edited("a:9092", "${env:ADDRESS}", text), SECRET="hunter2", ADDRESS="h:1", N="2")
-    shown = yaml.safe_load(config.show(read))
-    assert "hunter2" not in config.show(read)
-    assert shown["flows"][0]["topics"]["include"] == ["***"]
-    assert shown["telemetry"]["audit"]["sink"] == "***"
-    assert (shown["clusters"]["paris"]["bootstrap"], shown["flows"][0]["lanes"]) == ("h:1", 2)
+    plain = yaml.safe_load(shown.text(read))
+    assert "hunter2" not in shown.text(read)
+    assert plain["flows"][0]["topics"]["include"] == ["***"]
+    assert plain["telemetry"]["audit"]["sink"] == "***"
+    assert (plain["clusters"]["paris"]["bootstrap"], plain["flows"][0]["lanes"]) == ("h:1", 2)
+
+
+def test_what_a_transform_is_compiled_to_is_shown_on_demand() -> None:
+    read = parse(with_flow(TRANSFORM.replace("${env:REGION}-{source_cluster}", "eu-{source_cluster}-{topic}")))
+    assert "recipe" not in shown.tree(read)["flows"][0]
+    resolved = shown.tree(read, resolved=True)["flows"][0]
+    assert resolved.pop("recipe") == [
+        'set "region" = "eu-paris-{topic}"',
+        'remove "x-internal-*"',
+        'rename "old" to "new"',
+        'add "eomirror.origin" = "paris/{topic}/{partition}/{offset}"',
+        'add "via" = "paris/{topic}/{partition}/{offset}"',
+    ]
+    assert resolved == shown.tree(read)["flows"][0]
+    assert shown.tree(parse(MINIMAL), resolved=True)["flows"][0]["recipe"] == []
+
+
+def test_a_substituted_value_of_a_transform_is_never_shown() -> None:
+    read = parse(edited("header: old", 'header: "${env:REGION}"', with_flow(TRANSFORM)), REGION="hunter2")
+    resolved = shown.tree(read, resolved=True)["flows"][0]
+    assert resolved["transform"][0] == {"set": {"header": "region", "value": "***"}}
+    assert resolved["recipe"][0] == 'set "region" = ***'
+    assert resolved["transform"][2] == {"rename": {"header": "hunter2", "to": "new"}}
+    assert yaml.safe_load(shown.text(read, resolved=True))["flows"][0] == resolved
 
 
 def test_show_masks_every_client_key_that_is_not_on_the_list() -> None:
@@ -183,7 +230,7 @@ def test_show_masks_every_client_key_that_is_not_on_the_list() -> None:
         bootstrap="a:1", client={"sasl.password": "hunter2", "client.id": "me", "new.key": "x"}
     )
     read = parse(MINIMAL)
-    masked = config.shown(Config(api_version="eomirror/v1", clusters={"paris": cluster}, flows=read.flows))
+    masked = shown.tree(Config(api_version="eomirror/v1", clusters={"paris": cluster}, flows=read.flows))
     assert masked["clusters"]["paris"]["client"] == {"sasl.password": "***", "client.id": "me", "new.key": "***"}
 
 
@@ -246,6 +293,7 @@ def test_the_schema_accepts_the_documented_file_and_says_what_every_key_is() -> 
     schema = config.schema()
     assert fits(yaml.safe_load(FULL), schema, schema)
     assert fits(yaml.safe_load(MINIMAL), schema, schema)
+    assert fits(yaml.safe_load(with_flow(TRANSFORM)), schema, schema)
     undescribed = [
         f"{name}.{key}"
         for name, rule in schema["$defs"].items()
@@ -267,6 +315,10 @@ def test_the_schema_accepts_the_documented_file_and_says_what_every_key_is() -> 
         with_flow("commit: {interval: never}"),
         with_flow("fetch: {max_bytes: 8MB}"),
         with_flow("transform: [x]"),
+        with_flow("transform: [{}]"),
+        with_flow("transform: [{drop: {header: a}}]"),
+        with_flow("transform: [{set: {header: a}}]"),
+        with_flow("transform: [{remove: {header: a}, provenance: {}}]"),
         edited("name: dr", "name: Dr_1"),
         edited("  paris:", '  "pa ris":'),
         edited('["orders.*"]', "[]"),

@@ -11,6 +11,8 @@ KNOWN_FLOW_KEYS = "commit, discovery, fetch, lanes, name, on_bad_record, source,
 NEEDS_DURATION = "write a whole number and a unit, one of ms s m h d, for example 20ms"
 NEEDS_SIZE = "write a whole number and a unit, one of B KiB MiB GiB TiB, for example 8MiB"
 REGEX = 'a pattern is a regular expression over the whole name, for example "orders.*"'
+PLACEHOLDERS = "known here: {flow}, {offset}, {partition}, {source_cluster}, {timestamp}, {topic}"
+BRACES = "write {{ and }} for braces, or a placeholder such as {topic}"
 ADDRESSES = 'write host:port, several separated by commas: "a:9092,b:9092"'
 SUBSTITUTIONS = "write ${env:NAME}, ${env:NAME:-default} or ${file:/path}; $${ stands for the characters themselves"
 
@@ -208,10 +210,125 @@ GOLDEN = {
         "10:23: worker.stall_after: 15s is not above flows[0].commit.transaction_timeout, 15s",
         "a lane may rightly wait that long for its target; raise stall_after",
     ),
-    "transform": (
+    "a step that is a word": (
         with_flow("transform: [drop_headers]"),
-        "10:16: flows[0].transform: transforms are not in this version",
-        "leave it empty: []",
+        "10:17: flows[0].transform[0]: expected a mapping, found a single value",
+        'write "key: value" lines, indented by spaces',
+    ),
+    "unknown step": (
+        with_flow("transform: [{sett: {header: a, value: b}}]"),
+        "10:18: flows[0].transform[0].sett: unknown key",
+        'did you mean "set"?',
+    ),
+    "unknown step, nothing near": (
+        with_flow("transform: [{filter: {}}]"),
+        "10:18: flows[0].transform[0].filter: unknown key",
+        "known here: provenance, remove, rename, set",
+    ),
+    "empty step": (
+        with_flow("transform: [{}]"),
+        "10:17: flows[0].transform[0]: is empty",
+        "known here: provenance, remove, rename, set",
+    ),
+    "two steps in one": (
+        with_flow("transform: [{remove: {header: a}, provenance: {}}]"),
+        '10:39: flows[0].transform[0]: "provenance" stands beside "remove"',
+        "give each an entry of its own",
+    ),
+    "step not indented": (
+        with_flow("transform:\n      - remove: {}\n        header: a"),
+        "12:9: flows[0].transform[0].header: unknown key",
+        '"header" belongs inside "remove"',
+    ),
+    "step without a mapping": (
+        with_flow("transform: [provenance: true]"),
+        "10:29: flows[0].transform[0].provenance: expected a mapping, found a single value",
+        'write "provenance: {}"',
+    ),
+    "step with a word for a mapping": (
+        with_flow("transform: [remove: x-a]"),
+        "10:25: flows[0].transform[0].remove: expected a mapping, found a single value",
+        'write "key: value" lines, indented by spaces',
+    ),
+    "step without a value": (
+        with_flow("transform: [{set: {header: a}}]"),
+        '10:23: flows[0].transform[0].set: "value" is missing',
+        'add "value: ..."',
+    ),
+    "no text": (
+        with_flow("transform: [{set: {header: a, value: null}}]"),
+        '10:42: flows[0].transform[0].set.value: "null" is not text',
+        "",
+    ),
+    "unknown placeholder": (
+        with_flow('transform: [{set: {header: a, value: "x-{tpic}"}}]'),
+        '10:42: flows[0].transform[0].set.value: "x-{tpic}" holds an unknown placeholder: "{tpic}"',
+        'did you mean "{topic}"?',
+    ),
+    "empty placeholder": (
+        with_flow('transform: [{set: {header: a, value: "{}"}}]'),
+        '10:42: flows[0].transform[0].set.value: "{}" holds an unknown placeholder: "{}"',
+        PLACEHOLDERS,
+    ),
+    "substituted placeholder": (
+        with_flow('transform: [{set: {header: a, value: "${env:HELD}"}}]'),
+        "10:42: flows[0].transform[0].set.value: the value of ${env:HELD} holds an unknown placeholder",
+        PLACEHOLDERS,
+    ),
+    "open brace": (
+        with_flow('transform: [{set: {header: a, value: "{topic"}}]'),
+        '10:42: flows[0].transform[0].set.value: "{topic" holds a single brace',
+        BRACES,
+    ),
+    "closing brace": (
+        with_flow('transform: [{set: {header: a, value: "{topic}}"}}]'),
+        '10:42: flows[0].transform[0].set.value: "{topic}}" holds a single brace',
+        BRACES,
+    ),
+    "header without a name": (
+        with_flow('transform: [{set: {header: "", value: a}}]'),
+        '10:32: flows[0].transform[0].set.header: "" is not a header\'s name',
+        "write at least one character",
+    ),
+    "origin without a name": (
+        with_flow('transform: [{provenance: {header: ""}}]'),
+        '10:39: flows[0].transform[0].provenance.header: "" is not a header\'s name',
+        "write at least one character",
+    ),
+    "renamed to nothing": (
+        with_flow('transform: [{rename: {header: a, to: ""}}]'),
+        '10:42: flows[0].transform[0].rename.to: "" is not a header\'s name',
+        "write at least one character",
+    ),
+    "renamed to itself": (
+        with_flow("transform: [{rename: {header: a, to: a}}]"),
+        '10:42: flows[0].transform[0].rename.to: "a" is the name that it has already',
+        "give another name, or leave the step out",
+    ),
+    "pattern where a name belongs": (
+        with_flow('transform: [{rename: {header: "x-*", to: a}}]'),
+        '10:35: flows[0].transform[0].rename.header: "x-*" holds a *, which is a pattern, and only remove takes one',
+        "write the whole name",
+    ),
+    "placeholder in a name": (
+        with_flow('transform: [{remove: {header: "{topic}-id"}}]'),
+        '10:35: flows[0].transform[0].remove.header: "{topic}-id" holds a placeholder, and only a value takes them',
+        "write the name itself",
+    ),
+    "name too long": (
+        with_flow(f"transform: [{{remove: {{header: {'é' * 8193}}}}}]"),
+        f'10:35: flows[0].transform[0].remove.header: "{"é" * 77}..." is longer than 16 KiB',
+        "every record would carry it; shorten it",
+    ),
+    "value too long": (
+        with_flow("transform: [{set: {header: a, value: '${env:LONG}'}}]"),
+        "10:42: flows[0].transform[0].set.value: the value of ${env:LONG} is longer than 16 KiB",
+        "every record would carry it; shorten it",
+    ),
+    "step without effect": (
+        with_flow("transform: [{set: {header: a, value: b}}, {remove: {header: a}}]"),
+        "10:17: flows[0].transform[0]: has no effect beside transform[1]",
+        "leave out one of the two steps",
     ),
     "bad record": (
         with_flow("on_bad_record: drop"),
@@ -321,14 +438,14 @@ GOLDEN = {
         "10:1: not YAML: expected a single document in the stream, but found another document",
         "keep one document",
     ),
-    "too deep": ("[" * 20_000, "1:1: nested too deeply", "no value needs more than five levels"),
+    "too deep": ("[" * 20_000, "1:1: nested too deeply", "no value needs more than six levels"),
 }
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_an_error_has_place_cause_and_hint(name: str) -> None:
     text, message, hint = GOLDEN[name]
-    error = refused(text, DUBLIN_BOOTSTRAP="b:9092")
+    error = refused(text, DUBLIN_BOOTSTRAP="b:9092", HELD="{hunter2}", LONG="a" * 16_385)
     assert error.message == f"eomirror.yaml:{message}"
     assert error.hint == hint
 

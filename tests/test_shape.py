@@ -18,10 +18,10 @@ MAX_LINES = 530
 # import anything. A new module takes its place here first.
 LAYERS = (
     ("__version__", "_fastpath", "client_keys", "errors", "logs", "units"),
-    ("document", "records", "steps", "wire"),
+    ("document", "records", "steps", "transform", "wire"),
     ("brokers", "decode", "ledger", "model"),
     ("checkpoint", "config", "lag", "pacing", "route", "source", "transaction"),
-    ("clusters", "faults", "markers", "pinning", "settlement"),
+    ("clusters", "faults", "markers", "pinning", "settlement", "shown"),
     ("adoption", "control", "report", "topology"),
     ("lane",),
     ("worker",),
@@ -36,7 +36,7 @@ IMPORTED_ONLY_IN = {
     "ssl": set(),  # `wire` will be its home
     "select": {"wire"},
     "asyncio": set(),
-    "yaml": {"config", "decode", "document"},
+    "yaml": {"config", "decode", "document", "shown"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
 from eomirror import config as configuration
+from eomirror import shown
 from eomirror.cli import render
 from eomirror.cli.app import ConfigOption, Output, OutputOption, app, read_config
 
@@ -29,13 +31,19 @@ def validate(config: ConfigOption = None, output: OutputOption = Output.TABLE) -
 
 
 @verbs.command()
-def show(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+def show(
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Also what the transform of each flow is compiled to.")
+    ] = False,
+) -> None:
     """The configuration as it is understood, defaults included. Secrets are `***`."""
     loaded = read_config(config)
     if output is Output.JSON:
-        render.emit_json("Config", [configuration.shown(loaded)])
+        render.emit_json("Config", [shown.tree(loaded, resolved=resolved)])
     else:
-        render.emit(configuration.show(loaded))
+        render.emit(shown.text(loaded, resolved=resolved))
 
 
 @verbs.command()
