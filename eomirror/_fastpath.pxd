@@ -2,6 +2,7 @@
 # Bodies are in _fastpath.pyx and the files of fastpath/ that it includes; the Python-visible contract is in
 # _fastpath.pyi.
 
+cimport cython
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
@@ -279,13 +280,47 @@ cdef class FetchFrame:
     cdef readonly list partitions
 
 
-cdef class OffsetMap:
-    # Three parallel arrays of `size` elements; source and target both rise strictly, and no run overlaps the next on
-    # either side.
-    cdef int64_t *source
-    cdef int64_t *target
-    cdef int64_t *count
-    cdef Py_ssize_t size
-    cdef Py_ssize_t room
+# One sealed block of an offset map, taken apart. A place is, from the low bits: three widths and two least skips of
+# four bits each, then the index of the block's first cache line in `packed`.
+cdef struct Block:
+    int64_t source
+    int64_t target
+    const uint8_t *ends
+    const uint8_t *source_skips
+    const uint8_t *target_skips
+    size_t end_width
+    size_t source_width
+    size_t target_width
+    uint64_t source_least
+    uint64_t target_least
 
-    cdef int grow(self) except -1
+
+# `count` records in a row on both sides, the first at these offsets.
+cdef struct Mapped:
+    int64_t source
+    int64_t target
+    int64_t count
+
+
+@cython.final
+cdef class OffsetMap:
+    # Source and target both rise strictly, and no run overlaps the next on either side. The last run is in the tail.
+    cdef Mapped tail[64]
+    cdef int open               # runs in the tail; 0 only while the map is empty
+    cdef Py_ssize_t blocks      # sealed, of 64 runs each
+    cdef Py_ssize_t group_room  # groups of 16 blocks that the directory and the samples have room for
+    cdef int64_t *directory     # of each group: 16 source bases, 16 target bases, 16 places
+    cdef int64_t *source_samples  # the first source base of each group
+    cdef int64_t *target_samples
+    cdef int64_t *group_lines   # the first cache line of each group in `packed`
+    cdef uint8_t *packed        # the blocks' columns
+    cdef Py_ssize_t packed_size
+    cdef Py_ssize_t packed_room
+
+    cdef int add(self, int64_t source_first, int64_t target_first, int64_t count) except -1
+    cdef int seal(self) except -1
+    cdef int make_room(self, Py_ssize_t size) except -1
+    cdef Py_ssize_t find(self, bint by_target, int64_t offset) noexcept nogil
+    cdef void take_apart(self, Py_ssize_t group, Py_ssize_t member, Block *block) noexcept nogil
+    cdef Mapped at(self, Py_ssize_t i) noexcept nogil
+    cdef object run(self, Py_ssize_t i)

@@ -268,10 +268,20 @@ def produce_request(
 
 @final
 class OffsetMap:
-    """The runs of one partition, rising on both sides: 24 bytes each, binary search. One thread at a time."""
+    """The runs of one partition, rising on both sides; a few bytes each. One thread at a time.
 
+    After a MemoryError it is as it was before the call, or before the run that did not fit.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it has asked for, with what is set aside for growth."""
     def append(self, source_first: int, target_first: int, count: int) -> None:
         """Add a run, merged if it continues the last on both sides. ValueError unless it lies beyond it on both."""
+    def extend(self, flat: Sequence[int]) -> None:
+        """Add runs as the ledger writes them: flat triples of source offsets skipped since the end of the run before,
+        the same for target offsets, count; the first triple counts from 0. ValueError for a wrong one; those before it
+        stay."""
     def to_target(self, source: int) -> int | None:
         """The target offset of a source offset; None when it lies in no run."""
     def to_source(self, target: int) -> int | None:
@@ -280,6 +290,10 @@ class OffsetMap:
         """(source first, target first, count) of the last run that begins at or below `source`."""
     def ceiling(self, source: int) -> tuple[int, int, int] | None:
         """The first run that begins at or above `source`."""
+    def target_floor(self, target: int) -> tuple[int, int, int] | None:
+        """The last run that begins at or below `target` on the target side."""
+    def target_ceiling(self, target: int) -> tuple[int, int, int] | None:
+        """The first run that begins at or above `target` on the target side."""
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """Every run, ascending."""
     def __len__(self) -> int: ...
