@@ -3,7 +3,7 @@
 # _fastpath.pyi.
 
 cimport cython
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
 # Why a read stopped. Every C function that reads returns one of these; FINE is 0, so `if status:` means a fault.
@@ -14,7 +14,7 @@ cdef enum Fault:
     BAD_LENGTH          # a length below -1, or -1 where null is not allowed, or a record that does not end where it says
     BAD_SIZE            # a batch length too small for its header
     BAD_MAGIC           # a magic byte that no Kafka has written
-    OLD_MAGIC           # magic 0 or 1
+    OLD_MAGIC           # magic 0 or 1, where it is not read
     BAD_OFFSETS         # a base offset below 0 or below the end of the batch before, or an end that passes 2^63 - 1
     BAD_COUNT           # a record count below 0 or above last offset delta + 1
     BAD_CRC
@@ -22,11 +22,31 @@ cdef enum Fault:
     BAD_DELTA           # inner offset deltas that do not rise, or pass the batch's last one
     BAD_TIMESTAMP       # a timestamp outside of 64 bits
     BAD_REST            # bytes left over after the last record, or records where the header counts none
+    BAD_WRAPPER         # an old message that claims to be compressed and holds no messages, or compressed ones
     BAD_MARKER          # a control batch that is compressed, or whose key is no marker
     NO_WHOLE_BATCH      # the first batch of an answer is cut: a broker sends the first one whole or not at all
     NO_MEMORY
     DRAFT_FULL          # no fault: the next record belongs in another batch
     TOO_LARGE           # one record alone is more than a batch may hold
+
+
+# One message of magic 0 or 1; the indices are relative to the cursor it was read from.
+cdef struct Message:
+    int64_t offset
+    int8_t magic
+    uint8_t attributes
+    int64_t timestamp           # -1 with magic 0, which has none
+    Py_ssize_t key
+    int32_t key_size            # -1: null
+    Py_ssize_t value
+    int32_t value_size          # -1: null
+
+
+# What a walk over the messages of one log entry found.
+cdef struct Census:
+    int32_t count
+    int64_t first               # offsets as they stand there
+    int64_t last
 
 
 # A bounded view of somebody else's bytes; pos only moves forward and never passes end.
@@ -40,7 +60,8 @@ cdef struct Cursor:
 cdef struct Scanned:
     Py_ssize_t start            # index of the batch in the frame
     Py_ssize_t size             # bytes of the whole batch: 12 + its length field
-    int64_t base_offset
+    int8_t magic
+    int64_t base_offset         # of a compressed message of magic 0 or 1, the lowest that its first record can have
     int64_t next_offset         # base + last offset delta + 1; -1 when the header cannot be trusted that far
     int32_t leader_epoch
     int32_t last_offset_delta
@@ -208,6 +229,10 @@ cdef int varlong_size(int64_t value) noexcept nogil
 # scan.pxi
 cdef bint scan_batch(Cursor *c, int64_t expected, bint check_crc, Scanned *out) noexcept nogil
 cdef Fault scan_all(Cursor *c, ScanList *found) noexcept nogil
+
+# old.pxi
+cdef void scan_old(const uint8_t *p, int64_t expected, bint check_crc, Scanned *out) noexcept nogil
+cdef Fault get_message(Cursor *c, Message *out) noexcept nogil
 
 # record.pxi
 cdef Fault get_record(Cursor *c, Record *out) noexcept nogil

@@ -47,7 +47,7 @@ cdef dict FAULT_TEXT = {
     BAD_LENGTH: "a length is out of its range",
     BAD_SIZE: "the batch length is too small for a batch",
     BAD_MAGIC: "the magic byte is none of Kafka's",
-    OLD_MAGIC: "the batch has magic 0 or 1, which is not converted",
+    OLD_MAGIC: "the batch has magic 0 or 1, which internal topics never hold",
     BAD_OFFSETS: "the batch's offsets go back or pass the last offset",
     BAD_COUNT: "the record count does not fit the last offset delta",
     BAD_CRC: "the CRC-32C does not match",
@@ -55,6 +55,7 @@ cdef dict FAULT_TEXT = {
     BAD_DELTA: "the records' offset deltas do not rise inside the batch",
     BAD_TIMESTAMP: "a timestamp does not fit 64 bits",
     BAD_REST: "there are bytes left over",
+    BAD_WRAPPER: "a compressed message holds no messages, or compressed ones",
     BAD_MARKER: "the control record is no transaction marker",
     NO_WHOLE_BATCH: "the answer begins with a batch that is cut",
 }
@@ -65,6 +66,7 @@ include "fastpath/scan.pxi"
 include "fastpath/recipe.pxi"
 include "fastpath/record.pxi"
 include "fastpath/codec.pxi"
+include "fastpath/old.pxi"
 include "fastpath/pack.pxi"
 include "fastpath/reencode.pxi"
 include "fastpath/internal.pxi"

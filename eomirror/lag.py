@@ -25,7 +25,11 @@ FETCH_BYTES: Final = 64 * 1024
 # RecordBatch, magic 2 (DefaultRecordBatch.java): base offset, length, leader epoch, magic, crc, attributes,
 # last offset delta, base timestamp, max timestamp, producer id.
 _HEADER: Final = struct.Struct(">qiibIhiqqq")
+# Magic 0 and 1 (LegacyRecord.java): offset of the last record, length, crc, magic, attributes, timestamp (magic 1).
+_OLD: Final = struct.Struct(">qiIbBq")
+_OLD_MIN: Final = 14
 _LENGTH_FROM: Final = 12
+_CODEC: Final = 7
 _LOG_APPEND_TIME: Final = 1 << 3
 _TRANSACTIONAL: Final = 1 << 4
 _CONTROL: Final = 1 << 5
@@ -57,12 +61,22 @@ def walk(records: memoryview, position: int, aborted: Sequence[tuple[int, int]])
     waiting = sorted(aborted, key=lambda entry: entry[1])
     dropping: set[int] = set()
     start = 0
-    while start + _HEADER.size <= len(records):
+    while start + _OLD.size <= len(records):
+        base, length, _, magic, attributes, stamp = _OLD.unpack_from(records, start)
+        if magic in (0, 1) and length >= _OLD_MIN:
+            start += _LENGTH_FROM + length
+            if base < position:
+                continue
+            # A compressed one has its newest record's time, unless the broker has stamped them all.
+            known = magic == 1 and (not attributes & _CODEC or attributes & _LOG_APPEND_TIME)
+            return Walk(True, stamp if known else _NO_TIMESTAMP, base + 1)
+        if start + _HEADER.size > len(records):
+            break
         base, length, _, magic, _, attributes, delta, first_ms, newest_ms, producer = _HEADER.unpack_from(
             records, start
         )
         if magic != 2 or length < 0 or delta < 0:
-            raise ValueError(f"no record batch of magic 2 at offset {position}")
+            raise ValueError(f"no record batch at offset {position}")
         start += _LENGTH_FROM + length
         while waiting and waiting[0][1] <= base + delta:
             dropping.add(waiting.pop(0)[0])

@@ -123,8 +123,9 @@ class PositionRecord(Record, frozen=True, kw_only=True):
     """Key `["pos", topic, partition]`: where a route stands.
 
     `next_offset` is the next source offset to mirror, `leader_epoch` that of the last batch consumed (None before the
-    first). Topic ids are 32 hex digits. `target_end` is one past the last target offset written, None before the first
-    write. `transaction` is the number of the transaction that wrote this record.
+    first, and where it has none: formats before Kafka 0.11). Topic ids are 32 hex digits. `target_end` is one past the
+    last target offset written, None before the first write. `transaction` is the number of the transaction that wrote
+    this record.
     """
 
     next_offset: int

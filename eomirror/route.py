@@ -60,8 +60,8 @@ class Route:
     def consumed(self, packed: _fastpath.Packed) -> None:
         """A block was packed: everything below `packed.next_offset` is mirrored or rightly dropped."""
         self.next_offset = packed.next_offset
-        if packed.last_leader_epoch >= 0:
-            self.leader_epoch = packed.last_leader_epoch
+        # Batches before Kafka 0.11 have no epoch. That of another batch beside this offset would look like a cut log.
+        self.leader_epoch = packed.last_leader_epoch if packed.last_leader_epoch >= 0 else None
         self.book.dropped(packed.control_batches, packed.aborted_records)
         self.changed = True
 

@@ -29,8 +29,10 @@ OFFSET_OUT_OF_RANGE: Final = 1
 UNKNOWN_TOPIC_ID: Final = 100
 INCONSISTENT_TOPIC_ID: Final = 103
 
-# Base offset, length of what follows it, last offset delta: where a record batch begins, ends, and what it covers.
-_BATCH_HEADER: Final = struct.Struct(">qi11xi")
+# Base offset, length of what follows it, magic, and of magic 2 the last offset delta: where a batch begins, ends, and
+# what it covers. An older one has the offset of its last record in the place of the base offset.
+_BATCH_HEADER: Final = struct.Struct(">qi4xb")
+_LAST_DELTA: Final = struct.Struct(">23xi")
 
 
 class Reading:
@@ -88,8 +90,12 @@ def reaching(frame: bytearray, start: int, end: int, offset: int) -> int:
     """Index of the first whole batch in frame[start:end] that ends at or behind `offset`; `end` if none does."""
     at = start
     while at + _BATCH_HEADER.size <= end:
-        base, length, delta = _BATCH_HEADER.unpack_from(frame, at)
-        if base + delta >= offset:
+        last, length, magic = _BATCH_HEADER.unpack_from(frame, at)
+        if magic == 2:
+            if at + _LAST_DELTA.size > end:
+                break
+            last += _LAST_DELTA.unpack_from(frame, at)[0]
+        if last >= offset:
             return at
         at += 12 + max(length, 0)
     return end

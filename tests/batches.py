@@ -9,6 +9,7 @@ from typing import Any
 import cramjam
 import reference_codecs as codecs
 import reference_format as fmt
+import reference_old as old
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from reference_format import CONTROL, DELETE_HORIZON, GZIP, LOG_APPEND_TIME, LZ4, NONE, SNAPPY, TRANSACTIONAL, ZSTD
@@ -159,6 +160,39 @@ def data_batches(draw: st.DrawFn, base: int, room: int) -> tuple[bytes, int]:
     return written, last_delta
 
 
+# What a batch of an old format may be compressed with, and in which forms; magic 0 has lz4's first checksum.
+OLD_CODECS = (NONE, GZIP, SNAPPY, LZ4)
+
+
+def old_payload(messages: list[old.Old], magic: int, codec: int, form: str = "plain") -> bytes:
+    """What a wrapper holds."""
+    payload = compressed(b"".join(map(old.write_message, messages)), codec, form)
+    return old.as_first_written(payload) if codec == LZ4 and magic == 0 else payload
+
+
+@st.composite
+def old_entries(draw: st.DrawFn, base: int, room: int) -> tuple[bytes, int]:
+    """One log entry of magic 0 or 1, a message or a wrapper; returns its bytes and its last offset minus base."""
+    magic = draw(st.sampled_from([0, 1, 1]))
+    codec = draw(st.sampled_from(OLD_CODECS))
+    deltas = [0]
+    while codec and len(deltas) < draw(st.integers(1, 5)) and deltas[-1] < room - 3:
+        deltas.append(deltas[-1] + draw(st.sampled_from([1, 1, 1, 3])))
+    # A compacted log keeps the numbers inside a wrapper, so the first one need not be 0.
+    first = base if magic == 0 or not codec else draw(st.sampled_from([0, 0, min(base, 4)]))
+    stamped = draw(st.sampled_from([0, 0, LOG_APPEND_TIME]))
+    messages = [
+        old.Old(first + delta, magic, stamped, draw(timestamps), draw(maybe_bytes), draw(maybe_bytes))
+        for delta in deltas
+    ]
+    if not codec:
+        return old.write_message(messages[0]), 0
+    payload = old_payload(messages, magic, codec, draw(st.sampled_from(list(FORMS[codec]))))
+    last = base + deltas[-1]
+    wrapper = old.write_wrapper(last, magic, codec, payload, attributes=stamped, timestamp=draw(timestamps))
+    return wrapper, deltas[-1]
+
+
 def fits(rec: fmt.Rec, base_timestamp: int) -> bool:
     return -(1 << 63) <= rec.timestamp - base_timestamp < 1 << 63
 
@@ -184,10 +218,12 @@ def ranges(draw: st.DrawFn, *, cut: bool = True) -> Range:
         room = (1 << 63) - 2 - base
         if room < 20:
             break
-        kind = draw(st.sampled_from(["data", "data", "data", "data", "empty", "marker"]))
+        kind = draw(st.sampled_from(["data", "data", "data", "data", "old", "empty", "marker"]))
         starts.append(len(data))
         if kind == "data":
             batch, last_delta = draw(data_batches(base, 12))
+        elif kind == "old":
+            batch, last_delta = draw(old_entries(base, 12))
         elif kind == "marker":
             batch, last_delta = marker(base, draw(st.sampled_from(PRODUCERS)), draw(st.sampled_from([0, 0, 1, 2]))), 0
         else:

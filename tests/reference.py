@@ -1,7 +1,7 @@
 """What the kernel is to do, in slow plain Python: one readable statement of each rule, sharing no code with it.
 
 `pack` and `read_records` are the oracle, `Runs` is the offset map as a list. How records become batches again is in
-reference_rewrite. Integers are Python's own: every limit is
+reference_rewrite, what the formats before magic 2 hold in reference_old. Integers are Python's own: every limit is
 stated, not inherited.
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import reference_codecs
+import reference_old
 from reference_format import (
     CONTROL,
     HEADER,
     LOG_APPEND_TIME,
+    LZ4,
     NONE,
     TRANSACTIONAL,
     ZSTD,
@@ -59,6 +62,7 @@ class Found:
     max_timestamp: int
     producer_id: int
     count: int
+    old: bool = False  # magic 0 or 1; base_offset is then the lowest that its first record can have
 
     @property
     def codec(self) -> int:
@@ -69,7 +73,8 @@ class Found:
         return self.base_offset + self.last_delta + 1
 
     def failure(self, reason: str, position: int) -> Failure:
-        return Failure(reason, self.base_offset, self.next_offset if self.next_offset > position else None)
+        offset = max(self.base_offset, position) if self.old else self.base_offset
+        return Failure(reason, offset, self.next_offset if self.next_offset > position else None)
 
 
 class Walk:
@@ -112,10 +117,7 @@ class Walk:
         if base_offset < expected:
             raise unreadable
         if rest[16] < 2:
-            if base_offset + 1 >= 1 << 63:
-                raise unreadable
-            after = base_offset + 1
-            raise BadBatch(Failure("CORRUPT_BATCH", base_offset, after if after > self.position else None))
+            return self._old(rest[: 12 + length], base_offset, expected)
         if length < 49:
             raise unreadable
         data = rest[: 12 + length]
@@ -130,6 +132,28 @@ class Walk:
         if found.codec > ZSTD:
             raise BadBatch(found.failure("UNKNOWN_CODEC", self.position))
         return found
+
+    def _old(self, data: bytes, offset: int, expected: int) -> Found:
+        if offset + 1 >= 1 << 63:
+            raise BadBatch(Failure("CORRUPT_BATCH", self.position, None))
+        codec = reference_old.codec_of(data)
+        first = offset if codec == NONE else expected
+        found = Found(data, first, -1, codec, offset - first, -1, -1, -1, 1, old=True)
+        if zlib.crc32(data[16:]) != int.from_bytes(data[12:16], "big"):
+            raise BadBatch(found.failure("CORRUPT_BATCH", self.position))
+        if codec > LZ4:
+            raise BadBatch(found.failure("UNKNOWN_CODEC", self.position))
+        return found
+
+
+def records_of(batch: Found, position: int) -> list[Parsed]:
+    """Everything in a batch of data; Malformed, or BadBatch where the payload does not unpack."""
+    if not batch.old:
+        return parse_records(batch, unpacked(batch, position))
+    try:
+        return reference_old.records(batch.data, batch.base_offset)
+    except TooLarge:
+        raise BadBatch(batch.failure("RECORD_TOO_LARGE", position)) from None
 
 
 def unpacked(batch: Found, position: int) -> bytes:
@@ -299,10 +323,10 @@ def _forward(
 
     def plain(batch: Found) -> bool:
         whole = position <= batch.base_offset and batch.next_offset <= until and batch.count == batch.last_delta + 1
-        return recipe is None and whole and not batch.attributes & LOG_APPEND_TIME
+        return recipe is None and whole and not batch.old and not batch.attributes & LOG_APPEND_TIME
 
     data = [(index, batch) for index, (verdict, batch) in enumerate(judged) if verdict == "data"]
-    members = [Member(len(batch.data), batch.attributes, plain(batch)) for _, batch in data]
+    members = [Member(len(batch.data), batch.attributes, plain(batch), batch.old) for _, batch in data]
     for size in gathered(members, limit, merge=merge):
         group, data = data[:size], data[size:]
         first = group[0][1]
@@ -315,7 +339,7 @@ def _forward(
         for index, batch in group:
             at = max([position, *(min(b.next_offset, until) for _, b in judged[:index])])
             try:
-                records = parse_records(batch, unpacked(batch, at))
+                records = records_of(batch, at)
             except (Malformed, BadBatch) as bad:
                 failed = bad if isinstance(bad, BadBatch) else BadBatch(batch.failure("CORRUPT_BATCH", at))
                 break
@@ -354,6 +378,8 @@ def read_records(data: bytes, start: int, end: int, aborted: list[tuple[int, int
     out: list[Read] = []
     for batch in walk:
         try:
+            if batch.old:
+                raise Malformed("internal topics never hold it")
             dropped = drops.drops(batch) or batch.attributes & CONTROL
             if not dropped and batch.count and batch.next_offset > walk.position:
                 for rec in parse_records(batch, unpacked(batch, walk.position)):
@@ -368,8 +394,18 @@ def read_records(data: bytes, start: int, end: int, aborted: list[tuple[int, int
 def next_offset(data: bytes, start: int, end: int, position: int) -> tuple[int, int]:
     """By the headers alone: a CRC that does not match is not seen."""
     at, epoch, rest, expected = position, -1, data[start:end], 0
-    while len(rest) >= 61:
+    while len(rest) >= 26:
         base_offset, length = struct.unpack_from(">qi", rest)
+        if rest[16] < 2 and 14 <= length <= len(rest) - 12:
+            if base_offset < expected or base_offset + 1 >= 1 << 63 or rest[17] & 7 > LZ4:
+                break
+            expected = base_offset + 1
+            if expected > at:
+                at, epoch = expected, -1
+            rest = rest[12 + length :]
+            continue
+        if len(rest) < 61:
+            break
         (last_delta,) = struct.unpack_from(">i", rest, 23)
         (count,) = struct.unpack_from(">i", rest, 57)
         whole = 49 <= length <= len(rest) - 12 and rest[16] == 2

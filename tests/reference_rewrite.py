@@ -60,13 +60,15 @@ class Member:
     size: int
     attributes: int
     plain: bool  # nothing of its records has to change
+    old: bool = False  # magic 0 or 1
 
 
 def gathered(members: Sequence[Member], max_batch_bytes: int, *, merge: bool) -> list[int]:
     """How many batches each produced one is made of, in order.
 
     Neighbours are gathered as long as each is small or is re-encoded anyway, they have the same codec (and the same
-    unknown attribute bits), and their sizes together stay within MERGE_UP_TO and the target's limit.
+    unknown attribute bits), all or none are of an old format, and their sizes together stay within MERGE_UP_TO and the
+    target's limit.
     """
     most = min(MERGE_UP_TO, max_batch_bytes)
     groups: list[list[Member]] = []
@@ -77,6 +79,7 @@ def gathered(members: Sequence[Member], max_batch_bytes: int, *, merge: bool) ->
             last
             and (last[0].size < MERGE_BELOW or not last[0].plain)
             and last[0].attributes & LASTING == member.attributes & LASTING
+            and last[0].old == member.old
             and sum(m.size for m in last) + member.size <= most
         ):
             last.append(member)

@@ -200,14 +200,6 @@ def test_an_attribute_that_names_no_codec_stops_the_walk(codec: int) -> None:
     assert failure(packed(simple(10, attributes=codec), 10).error) == reference.Failure("UNKNOWN_CODEC", 10, 13)
 
 
-def test_magic_0_and_1_are_named() -> None:
-    for magic in (0, 1):
-        old = struct.pack(">qiIbb", 7, 40, 0, magic, 0) + bytes(34)
-        got = packed(simple(0) + old)
-        assert failure(got.error) == reference.Failure("CORRUPT_BATCH", 7, 8)
-        assert "magic 0 or 1" in got.error.detail
-
-
 def test_offsets_that_go_back_stop_the_walk() -> None:
     for second in (0, 2):
         got = packed(simple(0) + simple(second))

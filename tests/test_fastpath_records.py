@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_format import LZ4, NONE, TRANSACTIONAL
 from test_fastpath_fuzz import assert_same_reading
-from test_reference import BATCHES, appended
+from test_reference import BATCHES, WRITTEN, appended
 
 from eomirror import _fastpath as kernel
 
@@ -30,7 +30,7 @@ def test_reading_is_what_the_reference_says(fetched: Range) -> None:
     assert_same_reading(fetched.data, fetched.start, fetched.end, fetched.position, fetched.aborted)
 
 
-@pytest.mark.parametrize(("name", "base"), [("none", 1000), ("lz4", 2000)])
+@pytest.mark.parametrize(("name", "base"), WRITTEN)
 def test_reads_what_kafka_wrote(name: str, base: int) -> None:
     data = BATCHES[name]
     assert kernel.read_records(data, 0, len(data), []) == appended(base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
+import kafka_old
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +135,23 @@ def test_a_cut_answer_finds_the_same_or_says_where_to_look_on(
         # Asked anew from there, as the next fetch does, it comes to the same.
         seen = walk(memoryview(answer(log, seen.next_offset)), seen.next_offset, index(aborted, seen.next_offset))
     assert seen == whole
+
+
+@pytest.mark.parametrize("name", kafka_old.BATCHES)
+@pytest.mark.parametrize("position", [0, 1000, 1002])
+def test_old_formats_have_an_age_where_they_tell_it(name: str, position: int) -> None:
+    """Magic 0 has no timestamps, and a compressed message of magic 1 has its newest record's."""
+    data = kafka_old.BATCHES[name]
+    seen = walk(memoryview(data + Logged(1004, 2, -1, 0, 9_000, True).encoded()), position, [])
+    if name.endswith(".append"):
+        age = kafka_old.APPEND_TIME
+    elif name == "magic1.none":
+        age = next(rec[1] for rec in kafka_old.APPENDED if rec[0] >= position)
+    else:
+        age = -1
+    after = max(1001, position + 1) if ".none" in name else 1004
+    assert seen == Walk(True, age, after)
+    assert walk(memoryview(data), 1004, []) == Walk(False, -1, 1004)
 
 
 @pytest.mark.parametrize("broken", [b"\0" * 16 + b"\1" + b"\0" * 60, b"\xff" * 80])

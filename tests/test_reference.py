@@ -26,6 +26,22 @@ KAFKA = {
         "9200030000004d0000000404224d186040824a000000f20a42000000066b65790a76616c7565060a7472616365060102030a"
         "00df010000ac0100f40302019c016101003af00b002000cf0f0412746f6d6273746f6e6501000e00f4030600000000000000"
     ),
+    "gzip": (
+        "00000000000003e8000000860000000902eb5474de0001000000030000018bcfe568000000018bcfe568faffffffffffffff"
+        "ffffffffffffff000000041f8b08000000000000ff7362606060cb4eade42a4bcc294d65e32a294a4c4e6563646286b01819"
+        "18d630327c6166629cc3984855c0a0c0709e9f45a8243f37a9b8243f0f68131fd01e36a07300be594f9593000000"
+    ),
+    "snappy": (
+        "00000000000003e80000009200000009023fe863aa0002000000030000018bcfe568000000018bcfe568faffffffffffffff"
+        "ffffffffffffff0000000482534e415050590000000001000000010000004d93016042000000066b65790a76616c7565060a"
+        "747261636506010203090a30010000ac0100f40302019c0161fe010032010064002000cf0f0412746f6d6273746f6e650100"
+        "0e00f40306000000"
+    ),
+    "zstd": (
+        "00000000000003e8000000870000000902324332700004000000030000018bcfe568000000018bcfe568faffffffffffffff"
+        "ffffffffffffff0000000428b52ffd0058540200040442000000066b65790a76616c7565060a747261636506010203010000"
+        "ac0100f40302019c0161002000cf0f0412746f6d6273746f6e6501000e00f4030600000002008a43bf62650c010000"
+    ),
     "logappend": (
         "0000000000000bb8000000c40000000902a38bd78d0008000000030000018bcfe56800000001a3185c5000ffffffffffffff"
         "ffffffffffffff0000000442000000066b65790a76616c7565060a7472616365060102030a7472616365010000ac0100f403"
@@ -62,6 +78,10 @@ APPENDED = [
 ]
 
 
+# Each codec's batch, and its base offset.
+WRITTEN = [("none", 1000), ("lz4", 2000), ("gzip", 1000), ("snappy", 1000), ("zstd", 1000)]
+
+
 def appended(base: int) -> list[reference.Read]:
     return [(base + delta, *rest) for delta, *rest in APPENDED]
 
@@ -89,7 +109,7 @@ def test_xxh32_has_its_check_values() -> None:
     assert fmt.xxh32(b"Nobody inspects the spammish repetition") == 0xE2293B2F
 
 
-@pytest.mark.parametrize(("name", "base"), [("none", 1000), ("lz4", 2000)])
+@pytest.mark.parametrize(("name", "base"), WRITTEN)
 def test_reads_what_kafka_wrote(name: str, base: int) -> None:
     assert read(name) == appended(base)
 
@@ -118,7 +138,7 @@ def test_an_abort_marker_ends_the_drop_and_a_commit_marker_does_not() -> None:
         assert len(reference.read_records(data, 0, len(data), [(4242, 400)])) == left
 
 
-@pytest.mark.parametrize(("name", "base"), [("none", 1000), ("lz4", 2000)])
+@pytest.mark.parametrize(("name", "base"), WRITTEN)
 def test_writes_what_kafka_wrote(name: str, base: int) -> None:
     batch = found(name)
     records = [fmt.Rec(delta, ts, key, value, tuple(headers)) for delta, ts, key, value, headers in APPENDED]

@@ -44,6 +44,12 @@ def test_a_fresh_position_knows_nothing_it_has_not_seen() -> None:
     assert (fresh.leader_epoch, fresh.target_end, fresh.fault) == (None, None, None)
 
 
+def test_a_batch_without_an_epoch_takes_the_epoch_of_the_one_before_it_away() -> None:
+    moving = route(10, leader_epoch=2)
+    moving.consumed(_packed(15, epoch=-1))
+    assert (moving.next_offset, moving.leader_epoch) == (15, None)
+
+
 def test_what_was_read_and_written_moves_the_position() -> None:
     moving = route(10, leader_epoch=2)
     assert not moving.changed
@@ -66,12 +72,6 @@ def test_what_was_read_and_written_moves_the_position() -> None:
             aborted_records=2,
         ),
     )
-
-
-def test_an_unknown_epoch_does_not_overwrite_a_known_one() -> None:
-    moving = route(10, leader_epoch=2)
-    moving.consumed(_packed(15, epoch=-1))
-    assert (moving.next_offset, moving.leader_epoch) == (15, 2)
 
 
 @pytest.mark.parametrize("ledgered", [False, True])

@@ -1,4 +1,5 @@
 # CRC-32C (Castagnoli). The CPU's instruction where it has one, eight tables elsewhere; chosen when the module is loaded.
+# The old formats' CRC-32 (zlib's) goes by tables everywhere.
 #
 # CRC is linear over GF(2): crc(a || b) = crc(a) * x^(8 len(b)) + crc(b) modulo the polynomial. So one pass over a
 # payload serves any number of headers put before it, and three streams hide the instruction's latency of 3 cycles.
@@ -9,8 +10,10 @@ cdef extern from *:
     #include <string.h>
 
     #define EO_POLY 0x82f63b78u
+    #define EO_OLD_POLY 0xedb88320u
 
     static uint32_t eo_table[8][256];   /* eo_table[k][b]: the byte b followed by k zero bytes */
+    static uint32_t eo_old_table[8][256];
     static uint32_t eo_powers[8][256];  /* eo_powers[k][i]: x^(8 * i * 256^k) */
     static int eo_use_instruction;
 
@@ -36,18 +39,21 @@ cdef extern from *:
         return power;
     }
 
-    static uint32_t eo_crc_table(uint32_t crc, const uint8_t *p, size_t n) {
+    static uint32_t eo_crc_by(uint32_t (*table)[256], uint32_t crc, const uint8_t *p, size_t n) {
         uint32_t c = ~crc;
         while (n >= 8) {
             c ^= (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-            c = eo_table[7][c & 255] ^ eo_table[6][(c >> 8) & 255] ^ eo_table[5][(c >> 16) & 255] ^ eo_table[4][c >> 24]
-              ^ eo_table[3][p[4]] ^ eo_table[2][p[5]] ^ eo_table[1][p[6]] ^ eo_table[0][p[7]];
+            c = table[7][c & 255] ^ table[6][(c >> 8) & 255] ^ table[5][(c >> 16) & 255] ^ table[4][c >> 24]
+              ^ table[3][p[4]] ^ table[2][p[5]] ^ table[1][p[6]] ^ table[0][p[7]];
             p += 8;
             n -= 8;
         }
-        while (n--) c = (c >> 8) ^ eo_table[0][(c ^ *p++) & 255];
+        while (n--) c = (c >> 8) ^ table[0][(c ^ *p++) & 255];
         return ~c;
     }
+
+    static uint32_t eo_crc_table(uint32_t crc, const uint8_t *p, size_t n) { return eo_crc_by(eo_table, crc, p, n); }
+    static uint32_t eo_old_crc(const uint8_t *p, size_t n) { return eo_crc_by(eo_old_table, 0, p, n); }
 
     #if defined(__x86_64__)
     #define EO_HAS_INSTRUCTION 1
@@ -94,17 +100,22 @@ cdef extern from *:
         return eo_use_instruction ? eo_crc_instruction(crc, p, n) : eo_crc_table(crc, p, n);
     }
 
-    static void eo_crc_init(int forbid_instruction) {
+    static void eo_fill(uint32_t (*table)[256], uint32_t poly) {
         for (uint32_t i = 0; i < 256; i++) {
             uint32_t c = i;
-            for (int bit = 0; bit < 8; bit++) c = (c >> 1) ^ (EO_POLY & (0u - (c & 1u)));
-            eo_table[0][i] = c;
+            for (int bit = 0; bit < 8; bit++) c = (c >> 1) ^ (poly & (0u - (c & 1u)));
+            table[0][i] = c;
         }
         for (int k = 1; k < 8; k++)
             for (int i = 0; i < 256; i++) {
-                uint32_t c = eo_table[k - 1][i];
-                eo_table[k][i] = (c >> 8) ^ eo_table[0][c & 255];
+                uint32_t c = table[k - 1][i];
+                table[k][i] = (c >> 8) ^ table[0][c & 255];
             }
+    }
+
+    static void eo_crc_init(int forbid_instruction) {
+        eo_fill(eo_table, EO_POLY);
+        eo_fill(eo_old_table, EO_OLD_POLY);
         uint32_t step = 0x80000000u >> 8;   /* x^8 */
         for (int k = 0; k < 8; k++) {
             eo_powers[k][0] = 0x80000000u;
@@ -118,6 +129,7 @@ cdef extern from *:
     uint32_t eo_power(uint64_t size) noexcept nogil
     uint32_t eo_crc(uint32_t crc, const uint8_t *p, size_t n) noexcept nogil
     uint32_t eo_crc_table(uint32_t crc, const uint8_t *p, size_t n) noexcept nogil
+    uint32_t eo_old_crc(const uint8_t *p, size_t n) noexcept nogil
     void eo_crc_init(int forbid_instruction) noexcept
     int eo_use_instruction
 

@@ -90,7 +90,7 @@ def read_records(frame, Py_ssize_t start, Py_ssize_t end, aborted, int64_t posit
             item = &scan.found.items[i]
             fault = item.fault
             if not fault:
-                fault = read_marker(base, item, &marker)
+                fault = OLD_MAGIC if item.magic < 2 else read_marker(base, item, &marker)
             if fault:
                 raise fault_error(item, at, fault)
             if not index.drops(item, marker) and not item.attributes & CONTROL and item.count and item.next_offset > at:

@@ -30,8 +30,11 @@ cdef object batch_error(const Scanned *batch, int64_t position, str reason, str 
     """A BatchError for one batch; position is where the walk stands, the offset to name when the header gives none."""
     if batch.next_offset < 0:
         return BatchError(reason, position, None, detail)
+    cdef int64_t offset = batch.base_offset
+    if batch.magic < 2 and offset < position:
+        offset = position       # a wrapper's first offset is not known
     # An offset that does not lead past the position would bring the same batch again.
-    return BatchError(reason, batch.base_offset, batch.next_offset if batch.next_offset > position else None, detail)
+    return BatchError(reason, offset, batch.next_offset if batch.next_offset > position else None, detail)
 
 
 cdef object fault_error(const Scanned *batch, int64_t position, Fault fault):
@@ -239,6 +242,7 @@ cdef class Walk:
         """Nothing of its records has to change."""
         return (
             self.recipe is None
+            and item.magic == 2
             and item.base_offset >= self.position
             and item.next_offset <= self.until
             and item.count == <int64_t>item.last_offset_delta + 1
@@ -256,6 +260,7 @@ cdef class Walk:
         """Index after the last batch that becomes one with the first; what is dropped between them does not matter."""
         cdef const Scanned *item = &self.items[first]
         cdef int16_t kind = lasting(item.attributes)
+        cdef bint old = item.magic < 2
         cdef Py_ssize_t size = item.size, end = first + 1, i
         if not self.may_gather(item):
             return end
@@ -264,7 +269,7 @@ cdef class Walk:
                 continue
             item = &self.items[i]
             size += item.size
-            if not self.may_gather(item) or lasting(item.attributes) != kind:
+            if not self.may_gather(item) or lasting(item.attributes) != kind or (item.magic < 2) != old:
                 break
             if size > min(<Py_ssize_t>MERGE_UP_TO, <Py_ssize_t>self.stamp.max_batch_bytes):
                 break

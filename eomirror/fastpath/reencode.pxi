@@ -24,7 +24,8 @@ cdef class Reencoder:
     cdef Packed packed
     cdef Stamp *stamp           # borrowed
     cdef int16_t attributes     # of what is being written
-    cdef object unpacked        # the payload that the span's job reads from
+    cdef object unpacked        # the payload that the span's job reads from,
+    cdef Scanned converted      # and the batch, if it was made of an old entry
 
     def __init__(self, Recipe recipe, Packed packed):
         self.packed = packed
@@ -45,6 +46,7 @@ cdef class Reencoder:
         """The whole span as one batch, or as many as it takes. Raises BatchError with packed.next_offset at the bad
         batch or record, and everything before it handed out."""
         cdef Py_ssize_t end = span.end
+        cdef bint unpacks = span.items[span.at].attributes & CODEC_MASK != 0 or span.items[span.at].magic < 2
         self.attributes = lasting(span.items[span.at].attributes)
         self.draft.limit = self.stamp.max_batch_bytes
         if self.attributes & CODEC_MASK:
@@ -52,7 +54,7 @@ cdef class Reencoder:
         self.draft.aim = self.draft.limit
         empty(&self.draft)
         while span.at < end:
-            if self.attributes & CODEC_MASK:
+            if unpacks:
                 # Batch by batch: unpacking needs the GIL.
                 span.end = span.at + 1
                 if span.verdicts[span.at] == KEPT:
@@ -65,16 +67,21 @@ cdef class Reencoder:
 
     cdef int unpack(self, Span *span) except -1:
         cdef const Scanned *item = &span.items[span.at]
+        cdef const Scanned *batch = item
         cdef Cursor records
         try:
-            self.unpacked = unpack_payload(
-                item.attributes & CODEC_MASK, span.base + item.start + HEADER_SIZE, item.size - HEADER_SIZE
-            )
+            if item.magic < 2:
+                self.unpacked = convert_old(span.base, item, &self.converted)
+                batch = &self.converted
+            else:
+                self.unpacked = unpack_payload(
+                    item.attributes & CODEC_MASK, span.base + item.start + HEADER_SIZE, item.size - HEADER_SIZE
+                )
         except _Undecodable as error:
             self.stand_before(span)
             raise batch_error(item, self.packed.next_offset, error.reason, error.detail) from None
         records = Cursor(<const uint8_t *>PyByteArray_AS_STRING(self.unpacked), 0, len(self.unpacked))
-        span.job = rewriting(item, records, span.position, span.until)
+        span.job = rewriting(batch, records, span.position, span.until)
         span.begun = True
         return 0
 

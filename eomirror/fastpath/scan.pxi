@@ -12,7 +12,7 @@ cdef enum:
     LOG_OVERHEAD = 12
     HEADER_SIZE = 61
     CHECKED_FROM = 21           # the first byte under the CRC
-    OLD_MESSAGE_MIN = 14        # the smallest length of a magic 0 message
+    OLD_MESSAGE_MIN = 14        # the smallest length of a magic 0 message; magic 1 adds a timestamp
     MIN_RECORD = 7              # length, attributes, two deltas, two lengths, header count: a byte each
 
     CODEC_MASK = 0x07
@@ -38,6 +38,7 @@ cdef bint scan_batch(Cursor *c, int64_t expected, bint check_crc, Scanned *out) 
     out.size = 0
     out.base_offset = load64(p)
     out.next_offset = -1
+    out.magic = 2
     out.payload_crc = 0
     out.payload_power = 0
     out.fault = FINE
@@ -51,6 +52,7 @@ cdef bint scan_batch(Cursor *c, int64_t expected, bint check_crc, Scanned *out) 
     if magic < 0 or magic > 2:
         out.fault = BAD_MAGIC
         return True
+    out.magic = magic
     if left - LOG_OVERHEAD < length:
         return False
     out.size = LOG_OVERHEAD + <Py_ssize_t>length
@@ -58,10 +60,8 @@ cdef bint scan_batch(Cursor *c, int64_t expected, bint check_crc, Scanned *out) 
         out.fault = BAD_OFFSETS
         return True
     if magic < 2:
-        # A compressed wrapper carries the offset of its last message, so one past it is right for both forms.
-        out.fault = OLD_MAGIC
-        if add_overflows(out.base_offset, 1, &out.next_offset):
-            out.next_offset = -1
+        c.pos += out.size
+        scan_old(p, expected, check_crc, out)
         return True
     if out.size < HEADER_SIZE:
         out.fault = BAD_SIZE
