@@ -155,6 +155,9 @@ class Batch:
     def payload_bytes(self) -> int: ...
     @property
     def reencoded(self) -> bool: ...
+    @property
+    def gathered(self) -> bool:
+        """It is made of records of several source batches, or was split from one that is."""
 
 @final
 class Packed:
@@ -217,9 +220,9 @@ def pack(
 
     A batch is patched in place when it may be. It is re-encoded with its own codec when it begins below the position,
     reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), or when there
-    is a `recipe`. With `merge`, neighbours become one batch as long as each has less than 4 KiB or is re-encoded
-    anyway, they have one codec, and they have no more than 128 KiB (and than `max_batch_bytes`) together; what is
-    dropped between them makes a gap in the runs. Timestamps further apart than int64 begin a new batch.
+    is a `recipe`. With `merge`, neighbours become one batch as long as each has less than 16 KiB (compressed: 2 KiB) or
+    is re-encoded anyway, they have one codec, and they have no more than 256 KiB (and than `max_batch_bytes`) together;
+    what is dropped between them makes a gap in the runs. Timestamps further apart than int64 begin a new batch.
 
     A batch above `max_batch_bytes` is split: filled up record by record, or, compressed, in equal parts until each
     fits. Only a record that does not fit alone stops the walk: see `Packed.error`. A range whose first batch is cut is

@@ -113,7 +113,8 @@ class BrokerError(EomirrorError):
 
 class Faulted(EomirrorError):
     """One partition cannot go on. `offset` is the source offset at which it stands, `next_offset` where it would go on
-    if what is wrong were left out; None if unknown."""
+    if what is wrong were left out; None if unknown. `gathered`: what was refused is several source batches in one, so
+    it is not known yet which of them is wrong."""
 
     def __init__(
         self,
@@ -124,6 +125,7 @@ class Faulted(EomirrorError):
         *,
         offset: int | None = None,
         next_offset: int | None = None,
+        gathered: bool = False,
     ) -> None:
         super().__init__(f"{topic}[{partition}]: {reason}: {detail}")
         self.topic = topic
@@ -132,6 +134,7 @@ class Faulted(EomirrorError):
         self.detail = detail
         self.offset = offset
         self.next_offset = next_offset
+        self.gathered = gathered
 
 
 class Rewind(EomirrorError):

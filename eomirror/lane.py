@@ -28,7 +28,7 @@ from eomirror.pacing import Pace, Pacing
 from eomirror.records import Desired, LaneRecord, State
 from eomirror.route import Route
 from eomirror.settlement import Settlement, announcement, opening_head, settlement
-from eomirror.source import Block, Reading, Source, reaching
+from eomirror.source import Block, Reading, Source
 from eomirror.transaction import Identity, Outgoing, Transactions
 from eomirror.units import wall_ms
 
@@ -80,6 +80,7 @@ class Lane:
         self._rewinds_unledgered: Counter[str] = Counter()
         self._failures = 0
         self._carried: dict[RouteKey, Faulted] = {}
+        self._apart: dict[RouteKey, int] = {}  # below this offset batches are sent one by one, to see which is refused
         self._suspects: Counter[RouteKey] = Counter()
         self._generation: int | None = None  # the newest that we have seen
         self._records = self._bytes = self._commits = 0
@@ -127,7 +128,12 @@ class Lane:
         """What must survive the rewind: the partitions that would fail again, else there would be no end to it."""
         self._suspects.update((f.topic, f.partition) for f in doubt.suspects)
         faults = [*doubt.faults, *(f for f in doubt.suspects if self._suspects[f.topic, f.partition] >= SUSPECT_TIMES)]
-        self._carried.update({(f.topic, f.partition): f for f in faults})
+        for fault in faults:
+            key = fault.topic, fault.partition
+            if fault.gathered and fault.next_offset is not None:
+                self._apart[key] = fault.next_offset
+            else:
+                self._carried[key] = fault
 
     def _rewind(self, cause: str, message: str) -> None:
         self._rewinds += 1
@@ -279,17 +285,11 @@ class Lane:
                 continue
             if part.position != route.next_offset:
                 raise RuntimeError(f"{part.key}: block begins at {part.position}, the route is at {route.next_offset}")
-            end = part.end
-            if route.halt is not None and route.halt.offset is not None:
-                end = reaching(block.frame, part.start, part.end, route.halt.offset)
-            if end == part.start:
-                self._halted(route)
-                continue
             topic_id = bytes.fromhex(route.target_topic_id)
             packed = _fastpath.pack(
                 block.frame,
                 part.start,
-                end,
+                part.end,
                 part.position,
                 part.aborted,
                 producer_id=identity.producer_id,
@@ -297,6 +297,8 @@ class Lane:
                 base_sequence=self._transactions.sequence(topic_id, part.key[1]),
                 max_batch_bytes=route.max_batch_bytes,
                 recipe=route.recipe,
+                until=route.until,
+                merge=part.position >= self._apart.get(part.key, 0),
             )
             route.source_lso = part.stable
             if packed.next_offset > part.position:
@@ -309,7 +311,7 @@ class Lane:
                 self._open_records += packed.records
             if packed.error is not None:
                 self._fault_batch(route, packed.error)
-            elif end < part.end:
+            elif route.until is not None and packed.next_offset >= route.until:
                 self._halted(route)
         self._step("pack")
         if outgoing:

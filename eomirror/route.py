@@ -53,6 +53,11 @@ class Route:
         self.source_lso: int | None = None
 
     @property
+    def until(self) -> int | None:
+        """Where to stop reading: a batch that the target has refused begins there."""
+        return None if self.halt is None else self.halt.offset
+
+    @property
     def standing(self) -> bool:
         """Nothing of it is read or written."""
         return self.state in STANDING

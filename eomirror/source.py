@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import random
-import struct
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -28,11 +27,6 @@ METADATA_SECONDS: Final = 60.0
 OFFSET_OUT_OF_RANGE: Final = 1
 UNKNOWN_TOPIC_ID: Final = 100
 INCONSISTENT_TOPIC_ID: Final = 103
-
-# Base offset, length of what follows it, magic, and of magic 2 the last offset delta: where a batch begins, ends, and
-# what it covers. An older one has the offset of its last record in the place of the base offset.
-_BATCH_HEADER: Final = struct.Struct(">qi4xb")
-_LAST_DELTA: Final = struct.Struct(">23xi")
 
 
 class Reading:
@@ -84,21 +78,6 @@ class _Poll:
         self.connection = connection
         self.asked = asked
         self.deadline = deadline
-
-
-def reaching(frame: bytearray, start: int, end: int, offset: int) -> int:
-    """Index of the first whole batch in frame[start:end] that ends at or behind `offset`; `end` if none does."""
-    at = start
-    while at + _BATCH_HEADER.size <= end:
-        last, length, magic = _BATCH_HEADER.unpack_from(frame, at)
-        if magic == 2:
-            if at + _LAST_DELTA.size > end:
-                break
-            last += _LAST_DELTA.unpack_from(frame, at)[0]
-        if last >= offset:
-            return at
-        at += 12 + max(length, 0)
-    return end
 
 
 class Source:

@@ -370,6 +370,7 @@ def _passed(batch: Found, stamp: tuple[int, int, int]) -> Out:
         count=batch.count,
         source_bytes=len(batch.data),
         reencoded=False,
+        gathered=False,
     )
 
 

@@ -19,8 +19,8 @@ from reference_format import (
     write_batch,
 )
 
-MERGE_BELOW = 4096
-MERGE_UP_TO = 131072
+MERGE_BELOW, MERGE_BELOW_COMPRESSED = 16384, 2048
+MERGE_UP_TO = 262144
 MAX_HEADERS = 1 << 20
 LASTING = ~(LOG_APPEND_TIME | TRANSACTIONAL | CONTROL | DELETE_HORIZON)
 
@@ -51,6 +51,7 @@ class Out:
     max_timestamp: int
     source_bytes: int
     reencoded: bool
+    gathered: bool
 
 
 @dataclasses.dataclass
@@ -61,6 +62,10 @@ class Member:
     attributes: int
     plain: bool  # nothing of its records has to change
     old: bool = False  # magic 0 or 1
+
+    @property
+    def joins(self) -> bool:
+        return not self.plain or self.size < (MERGE_BELOW_COMPRESSED if self.attributes & 7 else MERGE_BELOW)
 
 
 def gathered(members: Sequence[Member], max_batch_bytes: int, *, merge: bool) -> list[int]:
@@ -73,11 +78,11 @@ def gathered(members: Sequence[Member], max_batch_bytes: int, *, merge: bool) ->
     most = min(MERGE_UP_TO, max_batch_bytes)
     groups: list[list[Member]] = []
     for member in members:
-        joins = merge and (member.size < MERGE_BELOW or not member.plain)
-        last = groups[-1] if groups and joins else None
+        last = groups[-1] if groups and merge else None
         if (
             last
-            and (last[0].size < MERGE_BELOW or not last[0].plain)
+            and member.joins
+            and last[0].joins
             and last[0].attributes & LASTING == member.attributes & LASTING
             and last[0].old == member.old
             and sum(m.size for m in last) + member.size <= most
@@ -105,6 +110,7 @@ class Draft:
     offsets: list[int] = dataclasses.field(default_factory=list)
     timestamps: list[int] = dataclasses.field(default_factory=list)
     source_bytes: int = 0
+    sources: int = 0
 
 
 def rest_of(rec: Parsed, recipe: Sequence[tuple[Any, ...]] | None) -> bytes | None:
@@ -132,6 +138,7 @@ def drafts(
     draft = Draft()
     for size, records in batches:
         counted = False
+        entered: Draft | None = None
         for rec in records:
             rest = rest_of(rec, recipe)
             while True:
@@ -149,6 +156,9 @@ def drafts(
             draft.timestamps.append(rec.timestamp)
             draft.source_bytes += 0 if counted else size
             counted = True
+            if entered is not draft:
+                draft.sources += 1
+                entered = draft
     return [*done, draft] if draft.offsets else done
 
 
@@ -175,6 +185,7 @@ def out_of(draft: Draft, attributes: int, stamp: tuple[int, int, int]) -> Out:
         count=count,
         source_bytes=draft.source_bytes,
         reencoded=True,
+        gathered=draft.sources > 1,
     )
 
 
@@ -189,6 +200,7 @@ def written(
     count: int,
     source_bytes: int,
     reencoded: bool,
+    gathered: bool,
 ) -> Out:
     """The batch around a payload. Of the source's attributes, the codec and unknown bits stay."""
     attributes = attributes & LASTING | TRANSACTIONAL
@@ -207,4 +219,4 @@ def written(
     )
     header = HEADER.unpack(data[:61])[5:]
     known = None if reencoded and attributes & 7 else data
-    return Out(known, header, payload, count, tuple(runs), max_timestamp, source_bytes, reencoded)
+    return Out(known, header, payload, count, tuple(runs), max_timestamp, source_bytes, reencoded, gathered)

@@ -40,7 +40,7 @@ def assert_same(got: kernel.Packed, want: reference.Result) -> None:
         assert out.records == (data[61:] if out.data else codecs.unpack(data[22] & 7, data[61:]))
         assert (batch.payload_bytes, batch.payload_crc) == (len(data) - 61, fmt.crc32c(data[61:]))
         assert (batch.count, batch.runs, batch.max_timestamp) == (out.count, out.runs, out.max_timestamp)
-        assert (batch.source_bytes, batch.reencoded) == (out.source_bytes, out.reencoded)
+        assert (batch.source_bytes, batch.reencoded, batch.gathered) == (out.source_bytes, out.reencoded, out.gathered)
     for name in (
         "next_offset",
         "next_sequence",

@@ -87,8 +87,11 @@ cdef Fault read_marker(const uint8_t *base, const Scanned *batch, int16_t *marke
 
 
 cdef enum:
-    MERGE_BELOW = 4096          # a source batch of fewer bytes is gathered with its neighbours
-    MERGE_UP_TO = 131072        # as long as they have no more bytes than this together
+    # A source batch of fewer bytes is gathered with its neighbours: to write it anew costs less than the Produce request
+    # that it saves.
+    MERGE_BELOW = 16384
+    MERGE_BELOW_COMPRESSED = 2048
+    MERGE_UP_TO = 262144        # as long as they have no more bytes than this together
 
 
 def pack(
@@ -254,7 +257,8 @@ cdef class Walk:
 
     cdef bint may_gather(self, const Scanned *item) noexcept:
         """A large batch is not re-encoded merely because a small one lies beside it."""
-        return self.merge and (item.size < MERGE_BELOW or not self.is_plain(item))
+        cdef Py_ssize_t small = MERGE_BELOW_COMPRESSED if item.attributes & CODEC_MASK else MERGE_BELOW
+        return self.merge and (item.size < small or not self.is_plain(item))
 
     cdef Py_ssize_t gathered(self, Py_ssize_t first) noexcept:
         """Index after the last batch that becomes one with the first; what is dropped between them does not matter."""

@@ -248,6 +248,7 @@ cdef class Reencoder:
         batch.source_bytes = source_bytes
         batch.payload_crc = crc
         batch.reencoded = True
+        batch.gathered = self.draft.sources > 1
         for run in batch.runs:
             total += <int64_t>run[1]
         assert_sendable(p, size, total - 1)

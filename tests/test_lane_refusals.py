@@ -1,0 +1,98 @@
+"""A lane whose target refuses a batch, over the model of Kafka: it alone is named, what is before it is mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from batches import examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eomirror import logs
+from eomirror.brokers import EARLIEST
+from eomirror.errors import Reason
+from eomirror.model import Orders, RouteSpec
+from eomirror.records import State
+from tests import lanes
+from tests.kafkamodel import ModelCluster, ModelNetwork, Owner, Script
+from tests.kafkamodel.records import Record
+
+KEY = ("orders", 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet() -> Iterator[None]:
+    level, style = logs.configured()
+    logs.configure("error", "json")
+    yield
+    logs.configure(level, style)
+
+
+def stand_still(source: ModelCluster, target: ModelCluster, *, limit: int, fetch_bytes: int) -> None:
+    """Run a lane until its only partition is FAULTED."""
+    orders = Orders({KEY: RouteSpec(*KEY, source.topics["orders"].topic_id.hex, EARLIEST, limit)})
+
+    def main(network: Owner) -> None:
+        lanes.make_lane(network, "X", source, target, orders, max_bytes=2000, fetch_bytes=fetch_bytes).run()
+
+    def standing() -> bool:
+        position = lanes.lane_state(target).positions.get(KEY)
+        return position is not None and position.state is State.FAULTED
+
+    with ModelNetwork(source, target) as net:
+        net.spawn("X", main)
+        net.run(Script([]), until=standing)
+        net.settle()
+        assert [owner.error for owner in net.owners if owner.error is not None] == []
+
+
+@examples(25)
+@given(
+    st.lists(st.lists(st.sampled_from([b"a", b"b", b"c", None]), min_size=1, max_size=3), min_size=1, max_size=12),
+    st.sampled_from([0, 3]),
+    st.sampled_from([300, 4000]),
+)
+def test_a_batch_that_is_refused_is_named_alone_though_its_neighbours_are_sent_with_it(
+    batches: list[list[bytes | None]], codec: int, fetch_bytes: int
+) -> None:
+    batches = [*batches, [None]]
+    source, target = ModelCluster("source"), ModelCluster("target")
+    lanes.prepare(source, target, {})
+    source.create_topic("orders", 1)
+    target.create_topic("orders", 1, compact=True)
+    offset = 0
+    starts = []
+    for keys in batches:
+        source.write(*KEY, [Record(0, 1_700_000_000_000, key, b"v%d" % offset, ()) for key in keys], codec=codec)
+        starts.append(offset)
+        offset += len(keys)
+    stand_still(source, target, limit=1_048_588, fetch_bytes=fetch_bytes)
+    bad = next(i for i, keys in enumerate(batches) if None in keys)
+    position = lanes.lane_state(target).positions[KEY]
+    assert position.fault is not None
+    assert position.fault.reason is Reason.TARGET_REFUSED
+    assert (position.next_offset, position.fault.next_offset) == (starts[bad], starts[bad] + len(batches[bad]))
+    assert [r.content for r in target.committed(*KEY)] == [r.content for r in source.committed(*KEY)[: starts[bad]]]
+
+
+@examples(25)
+@given(
+    st.lists(st.lists(st.sampled_from([5, 5, 5, 700, 1500]), min_size=1, max_size=4), max_size=8),
+    st.sampled_from([300, 4000]),
+)
+def test_a_record_that_is_too_large_is_named_alone(batches: list[list[int]], fetch_bytes: int) -> None:
+    batches = [*batches, [5, 1500, 5]]
+    source, target = ModelCluster("source"), ModelCluster("target")
+    lanes.prepare(source, target, {})
+    source.create_topic("orders", 1)
+    target.create_topic("orders", 1, max_message_bytes=1000)
+    for sizes in batches:
+        source.write(*KEY, [Record(0, 1_700_000_000_000, b"k", b"v" * size, ()) for size in sizes])
+    stand_still(source, target, limit=1000, fetch_bytes=fetch_bytes)
+    bad = [size for sizes in batches for size in sizes].index(1500)
+    position = lanes.lane_state(target).positions[KEY]
+    assert position.fault is not None
+    assert position.fault.reason is Reason.RECORD_TOO_LARGE
+    assert (position.next_offset, position.fault.next_offset) == (bad, bad + 1)
+    assert [r.content for r in target.committed(*KEY)] == [r.content for r in source.committed(*KEY)[:bad]]
