@@ -108,8 +108,8 @@ cdef struct Draft:
     uint8_t *bytes              # malloc'd; HEADER_SIZE bytes are kept free in front of the records
     Py_ssize_t used             # HEADER_SIZE and the records
     Py_ssize_t room
-    Py_ssize_t aim              # a second record does not go beyond it,
-    Py_ssize_t limit            # and a single one not beyond this; at most 2^31 - 1
+    Py_ssize_t limit            # of `used`; at most 2^31 - 1
+    int32_t most                # of `count`
     int32_t count
     int64_t first_timestamp     # the new base timestamp
     int64_t max_timestamp

@@ -17,7 +17,7 @@ ACCEPTING = {
     Reason.SOURCE_TRUNCATED: "goes on where the source's log now ends; what it lost stays on the target",
     Reason.CORRUPT_BATCH: "the batch is left out; the gap is put in the ledger",
     Reason.UNKNOWN_CODEC: "the batch is left out; the gap is put in the ledger",
-    Reason.RECORD_TOO_LARGE: "the batch is left out; the gap is put in the ledger",
+    Reason.RECORD_TOO_LARGE: "the record (or a batch that unpacks to too much) is out; the gap is put in the ledger",
     Reason.TARGET_NOT_EMPTY: "records are appended behind what the target already holds",
     Reason.TARGET_REFUSED: "the batch is left out; the gap is put in the ledger",
     Reason.TRANSFORM_FAILED: "the batch is left out; the gap is put in the ledger",

@@ -252,7 +252,7 @@ cdef Fault move_records(Rewrite *job, Draft *draft, const Steps *steps, HeaderLi
             length += tail - record.rest
             # A draft's limit is int32, so a length that is not fits nowhere.
             size = length + (varint_size(<int32_t>length) if length <= draft.limit else VARINT_ROOM)
-            if fault == TOO_LARGE or draft.used + size > (draft.aim if draft.count else draft.limit):
+            if fault == TOO_LARGE or draft.count >= draft.most or draft.used + size > draft.limit:
                 c.pos = start
                 job.offset = offset
                 return DRAFT_FULL if draft.count else TOO_LARGE

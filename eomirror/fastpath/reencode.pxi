@@ -51,7 +51,7 @@ cdef class Reencoder:
         self.draft.limit = self.stamp.max_batch_bytes
         if self.attributes & CODEC_MASK:
             self.draft.limit = HEADER_SIZE + MAX_UNPACKED
-        self.draft.aim = self.draft.limit
+        self.draft.most = 0x7FFFFFFF
         empty(&self.draft)
         while span.at < end:
             if unpacks:
@@ -89,7 +89,7 @@ cdef class Reencoder:
         cdef Fault fault = DRAFT_FULL
         cdef Py_ssize_t size = self.expect(span)
         while fault == DRAFT_FULL:
-            if make_room(&self.draft, min(size, self.draft.aim - self.draft.used)):
+            if make_room(&self.draft, min(size, self.draft.limit - self.draft.used)):
                 raise MemoryError()
             if size >= GIL_BYTES:
                 with nogil:
@@ -172,8 +172,8 @@ cdef class Reencoder:
         return 0
 
     cdef int split(self, Draft *draft, Py_ssize_t parts, Py_ssize_t done, Py_ssize_t source_bytes) except -1:
-        """Press a draft in parts of about equal size before compression, two at least: what is split again is half as
-        large at most, so the depth is bounded by the size."""
+        """Press a draft in parts of as many records each, two at least: what is split again has half of them at most,
+        so a record is compressed a few times, and never more often than a count can be halved."""
         cdef Scanned whole
         cdef Rewrite job
         cdef Draft part
@@ -186,12 +186,13 @@ cdef class Reencoder:
         job = rewriting(&whole, Cursor(draft.bytes, HEADER_SIZE, draft.used), 0, MAX_OFFSET)
         job.checked = True
         part.limit = draft.limit
-        part.aim = HEADER_SIZE + (draft.used - HEADER_SIZE + parts - 1) // parts
+        parts = min(parts, draft.count)
+        part.most = <int32_t>((draft.count + parts - 1) // parts)
         try:
             while fault == DRAFT_FULL:
                 empty(&part)
                 with nogil:
-                    fault = make_room(&part, part.aim)
+                    fault = make_room(&part, draft.used // parts)
                     if fault == FINE:
                         fault = rewrite_records(&job, &part, NULL, NULL)
                 if fault == NO_MEMORY:
