@@ -99,6 +99,7 @@ class Source:
         self._metadata_due = 0.0
         self._metadata_failures = 0
         self._unknown_since: dict[RouteKey, float] = {}
+        self._learnt = False  # where a partition ends, which was not known before
 
     # --- what to read
 
@@ -133,7 +134,8 @@ class Source:
     # --- reading
 
     def poll(self, timeout: float) -> Block | None:
-        """The next block, waiting at most `timeout` seconds; None if none came.
+        """The next block, waiting at most `timeout` seconds; None if none came, at once when a partition has answered
+        for the first time and has nothing: whoever waits for the end of a short catching up waits for that.
 
         The next fetch to that broker is sent before this returns, so that it fills while the block is written. New
         entries in `faults` are for the caller to take.
@@ -153,11 +155,13 @@ class Source:
             for ready_socket in ready:
                 block = self._receive(sockets[id(ready_socket)])
                 if block is not None:
+                    self._learnt = False
                     return block
             for node, poll in list(self._polls.items()):
                 if self._network.now() >= poll.deadline:
                     self._lost(node, ConnectionLost(f"{poll.connection.address}: no answer to a fetch"))
-            if self.faults or self._network.now() >= deadline or now >= deadline:
+            if self._learnt or self.faults or self._network.now() >= deadline or now >= deadline:
+                self._learnt = False
                 return None
 
     def _pause(self, deadline: float) -> float:
@@ -217,6 +221,7 @@ class Source:
             )
             return False
         if code == 0:
+            self._learnt = self._learnt or reading.stable is None
             reading.stable = part.last_stable_offset
             reading.high_watermark = part.high_watermark
             reading.trouble = reading.trouble_since = None
@@ -327,8 +332,10 @@ class Source:
                     partition_max_bytes=min(PARTITION_MAX_BYTES, self._max_bytes),
                 )
             )
+        # What has not said yet where it ends is asked to say so at once, unless it has just been in trouble.
+        is_known = all(r.stable is not None or r.trouble is not None for r in readings)
         return module.FetchRequest(
-            max_wait=datetime.timedelta(seconds=POLL_SECONDS),
+            max_wait=datetime.timedelta(seconds=POLL_SECONDS if is_known else 0.0),
             min_bytes=1,
             max_bytes=self._max_bytes,
             isolation_level=READ_COMMITTED,
