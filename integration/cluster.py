@@ -294,6 +294,13 @@ class Cluster:
         """A confluent-kafka configuration for this cluster that says nothing on stderr."""
         return {"bootstrap.servers": self.bootstrap, "log_level": 0, "error_cb": _silent, **(more or {})}
 
+    def producer(self, more: Mapping[str, object] | None = None) -> Producer:
+        """A producer for this cluster that is connected: one that asks for its producer id before it has a connection
+        asks again only half a second later."""
+        producer = Producer(self.client(more))
+        producer.list_topics(timeout=30)
+        return producer
+
     @property
     def admin(self) -> AdminClient:
         """One AdminClient per cluster; it outlives the futures that it hands out."""

@@ -29,6 +29,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from . import oracle, workload
 from .cluster import ROOT, Cluster, ClusterError, start_pair, tethered
+from .compaction import HELD
 from .process import ENTRY, write_config
 from .rawlog import CODECS, Survey, Tails, survey
 from .show import Phase, Show
@@ -209,7 +210,7 @@ class Demo:
             workload.create_topics(self.source)
             # The copy of the compacted topic exists beforehand: the target's cleaner leaves it alone until the check.
             compacted = next(topic for topic in workload.TOPICS if topic.name == workload.COMPACTED)
-            held = {"cleanup.policy": "compact", **workload.HELD}
+            held = {"cleanup.policy": "compact", **HELD}
             self.target.create_topic(compacted.name, compacted.partitions, held)
             write_config(
                 self.config,
@@ -233,7 +234,7 @@ class Demo:
 
     def _look_at_source(self) -> None:
         with self.show.phase("compaction") as phase:
-            workload.wait_compacted(self.source)
+            workload.wait_until_compacted(self.source)
             phase.update(detail=f"{workload.COMPACTED} compacted, then held for the comparison")
         with self.show.phase("source log") as phase:
             cases = self._hard_cases()

@@ -113,7 +113,7 @@ class Load:
             }
             if topic.endswith(".tx"):
                 settings |= {"transactional.id": f"load.{self._name}.{topic}", "transaction.timeout.ms": 60000}
-            producer = self._producers[topic] = Producer(self._cluster.client(settings))
+            producer = self._producers[topic] = self._cluster.producer(settings)
             if topic.endswith(".tx"):
                 producer.init_transactions(60)
         return producer

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 
 from eomirror import logs
 from eomirror.cli import app
@@ -50,7 +49,7 @@ def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def produce(cluster: Cluster, topic: str, partition: int, count: int, *, age: float = 0.0, **client: object) -> None:
     """Records whose timestamps lie `age` seconds back."""
-    producer = Producer(cluster.client({"acks": "all", "linger.ms": 50, **client}))
+    producer = cluster.producer({"acks": "all", "linger.ms": 50, **client})
     at = int((time.time() - age) * 1000)
     for number in range(count):
         producer.produce(topic, b"%d" % number, partition=partition, timestamp=at)
@@ -59,7 +58,7 @@ def produce(cluster: Cluster, topic: str, partition: int, count: int, *, age: fl
 
 def transaction(cluster: Cluster, topic: str, count: int, *, commit: bool, age: float = 0.0) -> None:
     """One transaction of that many records in partition 0."""
-    producer = Producer(cluster.client({"transactional.id": f"{topic}-writer"}))
+    producer = cluster.producer({"transactional.id": f"{topic}-writer"})
     producer.init_transactions(30)
     producer.begin_transaction()
     for number in range(count):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from confluent_kafka import Producer
-
 from eomirror.errors import Reason
 from eomirror.records import Gap, State
 
@@ -32,7 +30,7 @@ from .promise import (
 
 def produce(cluster: Cluster, topic: str, *records: tuple[bytes | None, bytes | None], partition: int = 0) -> None:
     """Each record (key, value) in a batch of its own."""
-    producer = Producer(cluster.client({"enable.idempotence": True, "batch.num.messages": 1, "linger.ms": 0}))
+    producer = cluster.producer({"enable.idempotence": True, "batch.num.messages": 1, "linger.ms": 0})
     for key, value in records:
         producer.produce(topic, value, key, partition, timestamp=1_700_000_000_000)
         assert producer.flush(30) == 0

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka import Producer
 
 from .cluster import ROOT, Cluster, kafka_jars
 from .suite import Counts, counts_of
@@ -25,7 +24,7 @@ time.sleep(600)
 
 def test_a_killed_cluster_comes_back_with_its_records(source: Cluster, name: str) -> None:
     source.create_topic(name, 2)
-    producer = Producer(source.client({"acks": "all"}))
+    producer = source.producer({"acks": "all"})
     for number in range(10):
         producer.produce(name, b"%d" % number, partition=0)
     assert producer.flush(30) == 0

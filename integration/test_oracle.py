@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
-from confluent_kafka import Producer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +39,7 @@ EVENTS = [
 def write(cluster: Cluster, topic: str, events: list[Event], transaction: bool = False) -> None:
     """Produces the events to partition 0; with transaction=True in one transaction, after an aborted copy of them."""
     settings = {"transactional.id": f"writer.{topic}"} if transaction else {"acks": "all"}
-    producer = Producer(cluster.client(settings))
+    producer = cluster.producer(settings)
     if transaction:
         producer.init_transactions(30)
     for aborts in (True, False) if transaction else (False,):
@@ -146,7 +145,7 @@ def test_records_of_a_transaction_that_is_still_open_are_lost(source: Cluster, t
     for cluster in (source, target):
         cluster.create_topic(name)
     write(source, name, EVENTS)
-    producer = Producer(target.client({"transactional.id": name, "transaction.timeout.ms": 60000}))
+    producer = target.producer({"transactional.id": name, "transaction.timeout.ms": 60000})
     producer.init_transactions(30)
     producer.begin_transaction()
     for event in EVENTS:

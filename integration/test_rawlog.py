@@ -39,7 +39,7 @@ def test_the_raw_log_holds_what_a_client_reads(source: Cluster, name: str, codec
         (codec, "producer") if writer == "librdkafka" else ("none", codec.replace("none", "uncompressed"))
     )
     source.create_topic(name, config={"compression.type": by_broker})
-    produce(Producer(source.client({"compression.type": by_client})), name, range(1, 200))
+    produce(source.producer({"compression.type": by_client}), name, range(1, 200))
     raw = [record for batch in partition_batches(source.log_dir / f"{name}-0") for record in records(batch)]
     reader = make_reader(source.bootstrap)
     seen = [message for part in read(reader, name, 0, 0, 199) for message in part]
@@ -55,11 +55,11 @@ def test_the_raw_log_holds_what_a_client_reads(source: Cluster, name: str, codec
 def test_a_tail_counts_committed_records_only(source: Cluster, name: str) -> None:
     source.create_topic(name, 2, {"segment.bytes": 1 << 20})
     tails = Tails(source.log_dir, [name, "not-there-yet"])
-    plain = Producer(source.client())
+    plain = source.producer()
     produce(plain, name, range(100))
     assert (tails.advance(), tails.open_records) == (100, 0)
 
-    writer = Producer(source.client({"transactional.id": name, "linger.ms": 1}))
+    writer = source.producer({"transactional.id": name, "linger.ms": 1})
     writer.init_transactions(30)
     writer.begin_transaction()
     produce(writer, name, range(50))
@@ -95,7 +95,7 @@ def wait_for_closed(tails: Tails) -> int:
 
 def test_a_batch_that_is_still_being_written_is_left_for_later(source: Cluster, name: str, tmp_path: Path) -> None:
     source.create_topic(name)
-    produce(Producer(source.client()), name, range(1, 30))
+    produce(source.producer(), name, range(1, 30))
     stored = source.segments(name, 0)[0].read_bytes()
     copy = tmp_path / "00000000000000000000.log"
     whole = [batch.position + batch.size for batch in batches(source.segments(name, 0)[0])]

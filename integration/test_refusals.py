@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
 
 from .cluster import Cluster, free_ports
 from .process import Eomirror
@@ -102,7 +101,7 @@ def test_a_stranger_in_the_checkpoint(
     mirrored: tuple[Path, dict[str, int]], target: Cluster, eomirror: Eomirror, name: str
 ) -> None:
     config, _ = mirrored
-    stranger = Producer(target.client())
+    stranger = target.producer()
     stranger.produce(f"__eomirror.{name}.checkpoint", b"{}", b"not ours", 1)
     assert stranger.flush(30) == 0
     run = eomirror("run", config=config).expect(7)
@@ -113,7 +112,7 @@ def test_a_transaction_of_a_stranger_in_the_checkpoint(
     mirrored: tuple[Path, dict[str, int]], target: Cluster, eomirror: Eomirror, name: str
 ) -> None:
     config, _ = mirrored
-    stranger = Producer(target.client({"transactional.id": f"stranger.{name}", "transaction.timeout.ms": 60000}))
+    stranger = target.producer({"transactional.id": f"stranger.{name}", "transaction.timeout.ms": 60000})
     stranger.init_transactions(30)
     stranger.begin_transaction()
     stranger.produce(f"__eomirror.{name}.checkpoint", b"{}", b'["lane"]', 1)

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from confluent_kafka import Producer
-
 from eomirror.records import State
 
 from .cluster import Cluster
+from .compaction import CLEANING, HELD, has_gaps, wait_compacted
 from .process import Eomirror
 from .promise import SMALL, Load, Loading, assert_equal, assert_promise, catch_up, contents, ends, positions, settled
 
@@ -109,7 +108,7 @@ def test_a_flow_that_starts_at_the_latest_record_or_at_a_time(
 ) -> None:
     topic = f"{name}.plain"
     source.create_topic(topic, 2)
-    producer = Producer(source.client({"batch.num.messages": 50, "linger.ms": 50, "compression.type": "lz4"}))
+    producer = source.producer({"batch.num.messages": 50, "linger.ms": 50, "compression.type": "lz4"})
     base = 1_700_000_000_000  # 2023-11-14T22:13:20Z
     for number in range(200):
         producer.produce(topic, b"%d" % number, b"k", 0, timestamp=base + number * 1000)
@@ -146,25 +145,11 @@ def test_a_compacted_topic_with_gaps(
 ) -> None:
     topics = {f"{name}.compacted.lz4": 1, f"{name}.compacted.tx": 1}
     for topic in topics:
-        source.create_topic(
-            topic, 1, {"cleanup.policy": "compact", "segment.bytes": 1 << 20, "min.cleanable.dirty.ratio": 0.01}
-        )
-        target.create_topic(topic, 1, {"cleanup.policy": "compact", "min.compaction.lag.ms": 1 << 40})
+        source.create_topic(topic, 1, {**CLEANING, "segment.ms": 100})
+        target.create_topic(topic, 1, {"cleanup.policy": "compact", **HELD})
     load = Load(source, name)
     load(topics, 600)
-    for topic in topics:
-        source.set_config(topic, {"segment.ms": 100})
-    deadline = time.monotonic() + 60
-    while True:
-        time.sleep(0.3)
-        load(topics, 40)  # a new segment, so that the one before may be cleaned
-        counts = {place: len(records) for place, records in contents(source, topics).items()}
-        if all(count < 450 for count in counts.values()):
-            break
-        assert time.monotonic() < deadline, f"not compacted: {counts}"
-    for topic in topics:
-        source.set_config(topic, {"min.cleanable.dirty.ratio": 1.0, "min.compaction.lag.ms": 1 << 50})
-    time.sleep(1.0)
+    wait_compacted(source, topics, has_gaps)
     config = flow_config(**SMALL)
     catch_up(eomirror, config)
     load(topics, 100)
@@ -177,7 +162,7 @@ def test_control_records_at_the_end_are_no_lag(
 ) -> None:
     topic = f"{name}.tx"
     source.create_topic(topic, 1)
-    producer = Producer(source.client({"transactional.id": f"control.{name}"}))
+    producer = source.producer({"transactional.id": f"control.{name}"})
     producer.init_transactions(30)
     config = flow_config(**SMALL)
     run = eomirror.background("run", config=config)
@@ -206,7 +191,7 @@ def test_an_open_transaction_at_the_source_is_waited_for(
 ) -> None:
     topic = f"{name}.plain"
     source.create_topic(topic, 1)
-    producer = Producer(source.client({"transactional.id": f"open.{name}"}))
+    producer = source.producer({"transactional.id": f"open.{name}"})
     producer.init_transactions(30)
     producer.begin_transaction()
     producer.produce(topic, b"in a transaction", b"k", 0)

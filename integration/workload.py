@@ -18,23 +18,19 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
 from .cluster import Cluster
-from .rawlog import CODECS, TINY, partition_batches
+from .compaction import CLEANING, has_gaps, wait_compacted
+from .rawlog import CODECS, TINY
 
 BACKLOG_SHARE = 0.4  # of all records; the rest goes on while it mirrors
 SURPLUS = 1.08  # compaction removes about a twentieth
-COMPACTED = "inventory"
-
 # Compaction of the backlog has run before anything is mirrored; from then on the source keeps every record, so that
 # both sides can be compared one by one at the end.
-# Segments roll by the time of their records, 3 ms apart, however few there are.
-CLEANING = {"cleanup.policy": "compact", "segment.ms": 2000, "min.cleanable.dirty.ratio": 0.01}
-HELD = {"min.cleanable.dirty.ratio": 1.0, "min.compaction.lag.ms": 1 << 50, "segment.ms": 604_800_000}
+COMPACTED = "inventory"
 
 HARD_CASES = (
     "aborted batches",
@@ -99,12 +95,12 @@ STREAMS = (
     Stream("clicks", "clicks", "plain", "none", 0.22, 6),
     Stream("payments", "payments", "transactional", "zstd", 0.12, 3, batch=250, aborts=6),
     Stream("refunds", "payments", "transactional", "none", 0.06, 3, batch=120, aborts=3),
-    Stream("stock", COMPACTED, "idempotent", "lz4", 0.08, 2, keys=200),
-    Stream("prices", COMPACTED, "transactional", "none", 0.06, 2, batch=300, keys=150, aborts=5),
+    Stream("stock", COMPACTED, "idempotent", "zstd", 0.08, 2, keys=200),
+    Stream("prices", COMPACTED, "transactional", "gzip", 0.06, 2, batch=300, keys=150, aborts=5),
     Stream("audit", "audit", "plain", "snappy", 0.03, 1, batch=50),
     Stream("sessions", "sessions", "idempotent", "gzip", 0.14, 3),
     Stream("ticks", "ticks", "idempotent", "none", 0.02, 2, most=TINY),
-    Stream("arrivals", "arrivals", "idempotent", "lz4", 0.03, 2),
+    Stream("arrivals", "arrivals", "idempotent", "snappy", 0.03, 2),
 )
 
 Headers = list[tuple[str, bytes | None]]
@@ -330,36 +326,13 @@ def create_topics(cluster: Cluster) -> None:
         cluster.create_topic(topic.name, topic.partitions, topic.config)
 
 
-def wait_compacted(cluster: Cluster, timeout: float = 60.0) -> None:
+def wait_until_compacted(cluster: Cluster) -> None:
     """Waits until the cleaner has left gaps in every partition of the compacted topic, then holds it off.
 
-    Returns when the log no longer changes. Raises TimeoutError.
+    Raises TimeoutError.
     """
-    deadline = time.monotonic() + timeout
-    partitions = range(next(topic.partitions for topic in TOPICS if topic.name == COMPACTED))
-    folders = [cluster.log_dir / f"{COMPACTED}-{partition}" for partition in partitions]
-    while not all(_has_gaps(folder) for folder in folders):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{COMPACTED}: not compacted within {timeout:.0f} s")
-        time.sleep(0.3)
-    cluster.set_config(COMPACTED, HELD)
-    # A cleaning that had begun goes on to its end; the log is final when two looks, some cleaner rounds apart, agree.
-    before: list[tuple[str, int]] = []
-    while True:
-        time.sleep(1.0)
-        now = [(str(path), path.stat().st_size) for folder in folders for path in sorted(folder.iterdir())]
-        if now == before and not any(name.endswith((".cleaned", ".swap")) for name, _ in now):
-            return
-        before = now
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{COMPACTED}: still being cleaned after {timeout:.0f} s")
-
-
-def _has_gaps(folder: Path) -> bool:
-    try:
-        return any(0 < batch.count < batch.last_delta + 1 for batch in partition_batches(folder))
-    except FileNotFoundError:  # the cleaner has just replaced a segment
-        return False
+    topic = next(topic for topic in TOPICS if topic.name == COMPACTED)
+    wait_compacted(cluster, {topic.name: topic.partitions}, has_gaps)
 
 
 def main() -> int:
