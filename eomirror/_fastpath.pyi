@@ -17,9 +17,10 @@ class FrameError(ValueError):
 class BatchError(ValueError):
     """A record batch that cannot be mirrored as it is.
 
-    `offset` is the batch's source base offset, or the position where the walk stood if the header cannot be read;
-    `next_offset` is where to go on when the batch is given up, always beyond the position, or None if the header does
-    not say. One record that is too large by itself is named alone: its offset and the one after it.
+    `offset` is the batch's source base offset, or the position where the walk stood if the header cannot be read or, as
+    a compressed message of magic 0 or 1, doesn't have it; `next_offset` is where to go on when the batch is given up,
+    always beyond the position, or None if the header does not say. One record that is too large by itself is named
+    alone: its offset and the one after it.
     """
 
     reason: Literal["CORRUPT_BATCH", "UNKNOWN_CODEC", "RECORD_TOO_LARGE"]
@@ -171,7 +172,7 @@ class Packed:
         inside a source batch where the walk ended at `until` or at a record that is too large by itself."""
     @property
     def last_leader_epoch(self) -> int:
-        """Partition leader epoch of the last batch consumed, also in part, -1 if none was."""
+        """Partition leader epoch of the last batch consumed, also in part, -1 if none was or it has none."""
     @property
     def next_sequence(self) -> int:
         """Base sequence of the batch after the last one."""
@@ -219,19 +220,21 @@ def pack(
     walk ends with `next_offset` there.
 
     A batch is patched in place when it may be. It is re-encoded with its own codec when it begins below the position,
-    reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), or when there
-    is a `recipe`. With `merge`, neighbours become one batch as long as each has less than 16 KiB (compressed: 2 KiB) or
-    is re-encoded anyway, they have one codec, and they have no more than 256 KiB (and than `max_batch_bytes`) together;
-    what is dropped between them makes a gap in the runs. Timestamps further apart than int64 begin a new batch.
+    reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), when it is of
+    magic 0 or 1 (which go into batches of their own), or when there is a `recipe`. With `merge`, neighbours become one
+    batch as long as each has less than 16 KiB (compressed: 2 KiB) or is re-encoded anyway, they have one codec, and
+    they have no more than 256 KiB (and than `max_batch_bytes`) together; what is dropped between them makes a gap in
+    the runs. Timestamps further apart than int64 begin a new batch.
 
     A batch above `max_batch_bytes` is split: filled up record by record, or, compressed, in equal parts until each
     fits. Only a record that does not fit alone stops the walk: see `Packed.error`. A range whose first batch is cut is
     an error too, for a broker sends the first one whole or not at all.
 
-    Memory: the frame, and what is handed out; for what is re-encoded, one source batch unpacked (256 MiB at most) and
-    one batch being written (`max_batch_bytes`, or 256 MiB before compression and as much again while it is split), and
-    40 bytes for each header of one record (1 048 576 at most) where there is a recipe. Raises ValueError for arguments
-    out of their range, MemoryError, and AssertionError if a batch came out that must not be sent.
+    Memory: the frame, and what is handed out; for what is re-encoded, one source batch unpacked (256 MiB at most; of
+    magic 0 or 1, twice) and one batch being written (`max_batch_bytes`, or 256 MiB before compression and as much again
+    while it is split), and 40 bytes for each header of one record (1 048 576 at most) where there is a recipe. Raises
+    ValueError for arguments out of their range, MemoryError, and AssertionError if a batch came out that must not be
+    sent.
     """
 
 def build_batch(
@@ -250,7 +253,7 @@ def read_records(
 ) -> list[tuple[int, int, bytes | None, bytes | None, list[tuple[bytes, bytes | None]]]]:
     """The committed records at or above `position`: (offset, timestamp, key, value, headers).
 
-    The frame is only read. Raises BatchError, also for a range whose first batch is cut; a cut batch behind whole ones
+    The frame is only read. Raises BatchError, also for magic 0 and 1, and for a range whose first batch is cut; a cut batch behind whole ones
     is left out.
     """
 
