@@ -253,8 +253,8 @@ def read_records(
 ) -> list[tuple[int, int, bytes | None, bytes | None, list[tuple[bytes, bytes | None]]]]:
     """The committed records at or above `position`: (offset, timestamp, key, value, headers).
 
-    The frame is only read. Raises BatchError, also for magic 0 and 1, and for a range whose first batch is cut; a cut batch behind whole ones
-    is left out.
+    The frame is only read. Raises BatchError, also for magic 0 and 1, and for a range whose first batch is cut; a cut
+    batch behind whole ones is left out.
     """
 
 def produce_request(
