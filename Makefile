@@ -14,11 +14,12 @@ BUILT := $(VENV)/.built
 KERNEL := setup.py pyproject.toml $(wildcard eomirror/*.pyx eomirror/*.pxd eomirror/fastpath/*)
 KAFKA := .work/kafka/$(shell sha256sum pom.xml | cut -c1-16).stamp
 COMMA := ,
+FUZZ_SECONDS ?= 60
 SKIPPED := $(subst $(COMMA), ,$(ALLOW_SKIP))
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: prereqs
 prereqs: ## print what this machine must have: version, found or missing, package
@@ -54,7 +55,7 @@ demo: $(BUILT) $(KAFKA) ## a million records mirrored, killed again and again, c
 	@$(BIN)/python -m integration.demo
 
 .PHONY: test
-test: $(BUILT) $(if $(filter java maven integration,$(SKIPPED)),,$(KAFKA)) ## lint, types, unit and integration tests (ALLOW_SKIP=name skips one by name)
+test: $(BUILT) $(if $(filter java maven integration,$(SKIPPED)),,$(KAFKA)) ## lint, types, tests, checks of the kernel (ALLOW_SKIP=name skips one by name)
 	@ALLOW_SKIP="$(ALLOW_SKIP)" $(BIN)/python -m integration.suite
 
 .PHONY: test-unit
@@ -67,7 +68,19 @@ sanitize: $(BUILT) ## the kernel's tests and the fuzz corpus under AddressSaniti
 
 .PHONY: fuzz
 fuzz: $(BUILT) ## the kernel under libFuzzer, guided by coverage (FUZZ_SECONDS=60)
-	@FUZZ_SECONDS="$(FUZZ_SECONDS)" $(BIN)/python -m checks.fuzz
+	@$(BIN)/python -m checks.fuzz --seconds=$(FUZZ_SECONDS)
+
+.PHONY: coverage
+coverage: $(BUILT) ## the kernel's lines that its tests reach, by file; at least 95 %
+	@$(BIN)/python -m checks.lines
+
+.PHONY: instructions
+instructions: $(BUILT) ## what the kernel costs in instructions, beside the baseline (ACCEPT=1 makes a new one)
+	@ACCEPT="$(ACCEPT)" $(BIN)/python -m checks.instructions
+
+.PHONY: bench-kernel
+bench-kernel: $(BUILT) ## the kernel's speed on one core, beside memcpy and the CRC alone; a dated file in bench/results
+	@$(BIN)/python -m bench.kernel
 
 .PHONY: lint
 lint: $(BUILT) ## ruff and mypy

@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import cramjam  # noqa: E402
 import reference_format as fmt  # noqa: E402
-from fuzztargets import COMPRESS, CORPUS, RECIPE, REPAIR, SMALL  # noqa: E402
+from fuzztargets import APART, COMPRESS, CORPUS, RECIPE, REPAIR, SMALL, UNTIL  # noqa: E402
 from reference_format import (  # noqa: E402
     CONTROL,
     DELETE_HORIZON,
@@ -155,6 +155,8 @@ def range_inputs() -> Iterator[tuple[str, bytes]]:
     yield "small-target", range_input(REPAIR | SMALL, 1, [], batch(100, RECORDS[:1]) + batch(101))
     operations = bytes([3, 3, 4, 0, 20, 2, 2, 1, 4, 1, 4, 1, 1, 3])
     yield "recipe", range_input(REPAIR | RECIPE, 0, [], plain, operations)
+    yield "until", range_input(REPAIR | UNTIL, 0, [], plain, bytes([4]))
+    yield "apart", range_input(REPAIR | APART, 1, [], plain)
     yield "recipe-small", range_input(REPAIR | RECIPE | SMALL, 0, [], plain, operations)
 
 

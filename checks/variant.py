@@ -1,6 +1,6 @@
 """Builds of the extension with other compiler flags, each in a folder of its own under `.work`.
 
-A folder holds links to the package's files and its own extension, so the normal one is never touched. With the folder
+A folder holds links to the package's modules and its own extension, so the normal one is never touched. With the folder
 first in PYTHONPATH, `import eomirror` gives the variant.
 """
 
@@ -18,11 +18,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".work"
 MADE_HERE = {"_fastpath.c", "_fastpath.html", "__pycache__"}
-SANITIZED = "-g -O1 -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefined -fno-sanitize-recover=all"
+# Copied, not linked: coverage looks for the generated C beside the files that a link leads to.
+COPIED = {"_fastpath.pyx", "_fastpath.pxd", "fastpath"}
+SANITIZED = "-g1 -O1 -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefined -fno-sanitize-recover=all"
 TRACED = "-fsanitize-coverage=trace-pc,trace-cmp"
 
 
+SKIPPED = 77  # the exit code of a check that this machine cannot make; `make test` counts it as skipped
+
+
 class CannotCheck(Exception):
+    """A build or a tool failed; the message is its output."""
+
+
+class Missing(CannotCheck):
     """The machine lacks something; the message names it and what gives it."""
 
 
@@ -48,6 +57,13 @@ class Variant:
             return self.folder
         shutil.rmtree(self.folder, ignore_errors=True)
         self._link(package)
+        for path in kernel_files():
+            copy = self.folder / path.relative_to(ROOT)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(path, copy)
+        if self.linetrace:
+            # Coverage looks for the generated C of an included file one folder up only if that file's is a package.
+            (package / "fastpath" / "__init__.py").touch()
         environment = {**os.environ, "EOMIRROR_CFLAGS": self.cflags, "EOMIRROR_LDFLAGS": ""}
         if self.linetrace:
             environment["EOMIRROR_LINETRACE"] = "1"
@@ -61,7 +77,7 @@ class Variant:
 
     def _stamp(self) -> str:
         seen = hashlib.sha256(repr((self, sys.version, compiler_version())).encode())
-        for path in [ROOT / "setup.py", ROOT / "checks/edges.c", *kernel_files()]:
+        for path in [ROOT / "setup.py", Path(__file__), ROOT / "checks/edges.c", *kernel_files()]:
             seen.update(path.read_bytes())
         return seen.hexdigest()
 
@@ -71,7 +87,7 @@ class Variant:
             if old.is_symlink():
                 old.unlink()
         for path in (ROOT / "eomirror").iterdir():
-            if path.name not in MADE_HERE and path.suffix != ".so":
+            if path.name not in COPIED | MADE_HERE and path.suffix != ".so":
                 (package / path.name).symlink_to(path)
         for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             (self.folder / name).unlink(missing_ok=True)
@@ -102,13 +118,13 @@ def compiler_version() -> str:
 
 
 def runtimes(*names: str) -> str:
-    """The sanitizers' shared libraries of this compiler, for LD_PRELOAD. Raises CannotCheck when it has none."""
+    """The sanitizers' shared libraries of this compiler, for LD_PRELOAD. Raises Missing when it has none."""
     found = []
     for name in names:
         command = [*compiler(), f"-print-file-name={name}"]
         path = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
         if not os.path.isabs(path):
-            raise CannotCheck(
+            raise Missing(
                 f"{compiler()[0]} has no {name}\nhint: The sanitizers of gcc are used: apt-get install gcc, and CC=gcc."
             )
         found.append(path)
@@ -118,3 +134,8 @@ def runtimes(*names: str) -> str:
 def sanitized() -> Variant:
     """Address and undefined-behaviour sanitizer, edges counted for a fuzzer, the planted over-read waiting."""
     return Variant("sanitized", f"{SANITIZED} {TRACED} -DEOMIRROR_PLANTED_OVERREAD", edges=True)
+
+
+def traced() -> Variant:
+    """Every line of the kernel reports itself, those that run without the GIL too."""
+    return Variant("traced", "-O0", linetrace=True)

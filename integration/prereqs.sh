@@ -46,6 +46,14 @@ row() { # name, version or nothing, what is needed, package
     esac
 }
 
+optional() { # name, version or nothing, what it is for, package
+    if [ -n "$2" ] || [ "$mode" = packages ]; then
+        row "$@"
+    else
+        printf '  %-8s %-22s missing, it would be: apt-get install %s\n' "$1" "for $3 only" "$4"
+    fi
+}
+
 [ "$mode" = table ] && echo "prerequisites"
 
 row git "$(git --version 2>/dev/null | cut -d' ' -f3)" "any" git
@@ -71,6 +79,8 @@ version=$("$java" -version 2>&1 | sed -n 's/.*version "\([0-9._]*\).*/\1/p' | he
 [ "${version%%.*}" -ge 17 ] 2>/dev/null || version=
 row java "$version" "JDK 17 or newer" default-jdk-headless
 row maven "$(mvn -v 2>/dev/null | sed -n 's/.*Apache Maven \([0-9.]*\).*/\1/p')" "any" maven
+
+optional valgrind "$(valgrind --version 2>/dev/null | cut -d- -f2)" "instructions" valgrind
 
 free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 if [ "$free" -ge 4 ]; then

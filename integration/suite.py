@@ -1,7 +1,8 @@
 """`make test`: lint, types, unit and integration tests in one go; the last line counts `N passed, N failed, N skipped`.
 
 A step whose tool is missing fails. `ALLOW_SKIP=name[,name]` skips a step by its own name or by the name of a
-prerequisite that it needs (see `make prereqs`), and counts it as skipped.
+prerequisite that it needs (see `make prereqs`), and counts it as skipped. So is a check that says by exit 77 that this
+machine cannot make it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
+
+from checks.variant import SKIPPED
 
 from .cluster import ROOT
 
@@ -49,6 +52,10 @@ STEPS = (
     Step("lint", ((str(BIN / "ruff"), "check"), (str(BIN / "ruff"), "format", "--check"))),
     Step("types", ((str(BIN / "mypy"),),)),
     Step("unit", ((sys.executable, "-m", "pytest", "tests"),), tests=True),
+    Step("coverage", ((sys.executable, "-m", "checks.lines"),)),
+    Step("sanitize", ((sys.executable, "-m", "checks.sanitize", "--quick"),)),
+    Step("fuzz", ((sys.executable, "-m", "checks.fuzz", "--seconds=10"),)),
+    Step("instructions", ((sys.executable, "-m", "checks.instructions"),)),
     Step("integration", ((sys.executable, "-m", "pytest", "integration"),), frozenset({"java", "maven"}), tests=True),
 )
 
@@ -69,11 +76,17 @@ def counts_of(report: Path, code: int) -> Counts:
     return total
 
 
+def counts_of_checks(codes: list[int]) -> Counts:
+    """The counts of a step that is not pytest: one of each kind, by the exit codes of its commands."""
+    if set(codes) - {0, SKIPPED}:
+        return Counts(failed=1)
+    return Counts(skipped=1) if SKIPPED in codes else Counts(passed=1)
+
+
 def run(step: Step) -> Counts:
     """Runs one step, its output going straight to the terminal."""
     if not step.tests:
-        failed = sum(_call(command) != 0 for command in step.commands)
-        return Counts(failed=1) if failed else Counts(passed=1)
+        return counts_of_checks([_call(command) for command in step.commands])
     total = Counts()
     for command in step.commands:
         with tempfile.TemporaryDirectory() as folder:

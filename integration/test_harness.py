@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from .cluster import ROOT, Cluster, kafka_jars
-from .suite import Counts, counts_of
+from .suite import Counts, counts_of, counts_of_checks
 
 PARENT = """
 import sys, time
@@ -76,3 +76,17 @@ def test_the_suite_counts_what_pytest_reported(tmp_path: Path, report: str | Non
 def test_the_jars_are_kafka_itself() -> None:
     names = {path.name.rsplit("-", 1)[0] for path in kafka_jars().glob("*.jar")}
     assert {"kafka_2.13", "connect-mirror", "connect-runtime", "kafka-tools", "slf4j-simple"} <= names
+
+
+@pytest.mark.parametrize(
+    ("codes", "counts"),
+    [
+        ([0, 0], Counts(1, 0, 0)),
+        ([0, 1], Counts(0, 1, 0)),
+        ([77], Counts(0, 0, 1)),
+        ([77, 2], Counts(0, 1, 0)),
+        ([0, 77], Counts(0, 0, 1)),
+    ],
+)
+def test_the_suite_counts_what_a_check_says(codes: list[int], counts: Counts) -> None:
+    assert counts_of_checks(codes) == counts

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import cramjam
+import reference
+import reference_recipe
 from reference_format import CONTROL, DELETE_HORIZON, GZIP, HEADER, LOG_APPEND_TIME, LZ4, SNAPPY, TRANSACTIONAL, ZSTD
 
 from eomirror import _fastpath as kernel
@@ -23,7 +25,7 @@ from eomirror import _fastpath as kernel
 CORPUS = Path(__file__).parent / "corpus"
 INT64_MAX = (1 << 63) - 1
 REASONS = {"CORRUPT_BATCH", "UNKNOWN_CODEC", "RECORD_TOO_LARGE"}
-REPAIR, COMPRESS, SMALL, RECIPE = 1, 2, 4, 8  # bits of the first byte of a range
+REPAIR, COMPRESS, SMALL, RECIPE, UNTIL, APART = 1, 2, 4, 8, 16, 32  # bits of the first byte of a range
 STAMP: dict[str, int] = {"producer_id": 41, "producer_epoch": 3, "base_sequence": (1 << 31) - 3}
 NAMES = (b"", b"id", b"\xff", b"a*b", b"region")
 
@@ -97,15 +99,17 @@ class Hostile:
         taker = Taker(data)
         self.flags, ahead, entries = taker.byte(), taker.byte(), taker.byte() % 4
         marks = [(6 + taker.byte() % 4, taker.byte()) for _ in range(entries)]
-        self.recipe = recipe_of(taker) if self.flags & RECIPE and hasattr(kernel, "Recipe") else None
+        self.recipe = recipe_of(taker) if self.flags & RECIPE else None
+        reach = taker.byte() if self.flags & UNTIL else None
         data = taker.rest()
         self.data = repaired(data, bool(self.flags & COMPRESS)) if self.flags & REPAIR else data
         first = int.from_bytes(data[:8], "big", signed=True)
         self.position = min(max(0, first + ahead - 2), INT64_MAX)
+        self.until = None if reach is None else min(self.position + reach, INT64_MAX)
         self.aborted = [(producer, min(max(0, first + mark), INT64_MAX)) for producer, mark in marks]
 
 
-def recipe_of(taker: Taker) -> Any:
+def recipe_of(taker: Taker) -> kernel.Recipe | None:
     """A compiled recipe of up to three operations, or None when its operations are refused."""
     operations: list[tuple[Any, ...]] = []
     for _ in range(taker.byte() % 4):
@@ -129,21 +133,29 @@ def pack(data: bytes) -> None:
     """The batches that come out may be sent, and hold what went in."""
     hostile = Hostile(data)
     limit = 200 if hostile.flags & SMALL else 1 << 30
-    options: dict[str, Any] = {} if hostile.recipe is None else {"recipe": hostile.recipe}
     frame = exact(hostile.data)
     ahead = kernel.next_offset(frame, 0, len(frame), hostile.position)
     read = reading(frame, hostile)
     packed = kernel.pack(
-        frame, 0, len(frame), hostile.position, hostile.aborted, **STAMP, max_batch_bytes=limit, **options
+        frame,
+        0,
+        len(frame),
+        hostile.position,
+        hostile.aborted,
+        **STAMP,
+        max_batch_bytes=limit,
+        recipe=hostile.recipe,
+        until=hostile.until,
+        merge=not hostile.flags & APART,
     )
     check_packed(packed, hostile.position, limit)
     if packed.error is None:
-        assert (packed.next_offset, packed.last_leader_epoch) == ahead
+        assert hostile.until is not None or (packed.next_offset, packed.last_leader_epoch) == ahead
     else:
         check_error(packed.error, hostile.position)
         assert packed.next_offset <= ahead[0] or packed.error.next_offset is None
     if read is not None and packed.error is None:
-        check_same_records(packed, read, hostile.recipe is None)
+        check_same_records(packed, read, hostile.recipe, hostile.until)
 
 
 def reading(frame: array.array[int], hostile: Hostile) -> list[Any] | None:
@@ -186,8 +198,10 @@ def check_packed(packed: kernel.Packed, position: int, limit: int) -> None:
     assert packed.next_sequence == sequence
 
 
-def check_same_records(packed: kernel.Packed, read: list[Any], same_headers: bool) -> None:
-    """What was packed, read again, is what was read before: offsets, timestamps, keys, values and headers."""
+def check_same_records(
+    packed: kernel.Packed, read: list[Any], recipe: kernel.Recipe | None = None, until: int | None = None
+) -> None:
+    """What was packed, read again, is what was read before, after the recipe: every field of every record."""
     got: list[Any] = []
     for batch in packed.batches:
         view = exact(bytes(batch.view))
@@ -197,8 +211,12 @@ def check_same_records(packed: kernel.Packed, read: list[Any], same_headers: boo
             assert max(record[1] for record in records) == batch.max_timestamp
         offsets = (first + i for first, count in batch.runs for i in range(count))
         got += [(offset, *record[1:]) for offset, record in zip(offsets, records, strict=True)]
-    width = 5 if same_headers else 4
-    assert [record[:width] for record in got] == [record[:width] for record in read]
+    operations = recipe.operations if recipe else ()
+    assert got == [
+        (*record[:4], reference_recipe.apply(operations, record[4], offset=record[0], timestamp=record[1]))
+        for record in read
+        if until is None or record[0] < until
+    ]
 
 
 def read_records(data: bytes) -> None:
@@ -235,7 +253,9 @@ def codec(data: bytes) -> None:
     assert (packed.error is None) == (read is not None)
     if read is not None:
         assert len(read) == count
-        check_same_records(packed, read, True)
+        check_same_records(packed, read)
+        if len(payload) < 1000 and sum(len(record[2] or b"") + len(record[3] or b"") for record in read) < 10_000:
+            assert reference.read_records(bytes(batch), 0, len(batch), []) == read
 
 
 # ---- messages and maps

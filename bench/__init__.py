@@ -1,0 +1,1 @@
+"""What eomirror is measured with; dated results are in `bench/results`."""
