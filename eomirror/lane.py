@@ -36,7 +36,7 @@ log = logs.get("lane")
 
 IDLE_SECONDS: Final = 0.5  # the longest a lane is deaf to orders and stop
 PUBLISH_SECONDS: Final = 0.25  # how old `view` may get while there is much to do
-RETRY_SECONDS: Final = 2.0  # how often routes that could not start are tried again
+RETRY_SECONDS: Final = (0.1, 2.0)  # when routes that could not start are tried again: at first, and at the latest
 SUSPECT_TIMES: Final = 5  # a batch that is refused this often, for no passing reason, faults its partition
 POSTPONED_SECONDS: Final = 15.0
 REWIND_BACKOFF: Final = (0.02, 5.0)
@@ -79,6 +79,7 @@ class Lane:
         self._rewinds = 0
         self._rewinds_unledgered: Counter[str] = Counter()
         self._failures = 0
+        self._retries = 0
         self._carried: dict[RouteKey, Faulted] = {}
         self._apart: dict[RouteKey, int] = {}  # below this offset batches are sent one by one, to see which is refused
         self._suspects: Counter[RouteKey] = Counter()
@@ -251,7 +252,9 @@ class Lane:
         # What a person decided while nobody ran, or while a cluster was away, is still to be done.
         self._obeyed = orders if orders is obeyed or not self._undone(orders) else None
         self._waiting = adopted.waiting
-        self._retry_at = self._now() + RETRY_SECONDS
+        # A topic that was just created is news to its broker for a moment only.
+        self._retry_at = self._now() + min(RETRY_SECONDS[0] * 2**self._retries, RETRY_SECONDS[1])
+        self._retries = min(self._retries + 1, 10) if adopted.waiting else 0
         self._publish()
 
     # --- the cycle
@@ -435,7 +438,7 @@ class Lane:
         """Is one of the routes that wait likely to find its leaders now? Asked every few seconds, cheaply."""
         if not self._waiting or self._now() < self._retry_at:
             return False
-        self._retry_at = self._now() + RETRY_SECONDS
+        self._retry_at = self._now() + RETRY_SECONDS[1]
         return can_start(self._waiting, self._source_brokers, self._target)
 
     def _obey(self) -> None:

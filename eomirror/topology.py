@@ -291,8 +291,8 @@ def _warnings(name: str, seen: Look) -> list[str]:
     theirs, ours = there.get("max.message.bytes"), here.get("max.message.bytes")
     if theirs is not None and ours is not None and int(theirs) < int(ours):
         found.append(
-            f"{name}: max.message.bytes is {theirs} on the target and "
-            f"{ours} on the source; a larger batch will fault its partition"
+            f"{name}: max.message.bytes is {theirs} on the target and {ours} on the source; a larger batch will be "
+            "split, a larger record will fault its partition"
         )
     if "compact" in there.get("cleanup.policy", "") and "compact" not in here.get("cleanup.policy", ""):
         found.append(f"{name}: the target is compacted and the source is not; a record without a key will be refused")

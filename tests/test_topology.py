@@ -165,8 +165,8 @@ def test_a_target_that_is_not_described_is_not_created() -> None:
 def test_a_smaller_limit_on_the_target_is_a_warning() -> None:
     planned = plan(_flow(), _look({"orders": 1}, {"orders": 1}, {"max.message.bytes": "2000"}))
     assert planned.warnings == (
-        "orders: max.message.bytes is 1000 on the target and 2000 on the source; a larger batch will fault its "
-        "partition",
+        "orders: max.message.bytes is 1000 on the target and 2000 on the source; a larger batch will be split, a "
+        "larger record will fault its partition",
     )
     assert [route.max_batch_bytes for route in planned.routes.values()] == [1000]
 
