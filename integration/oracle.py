@@ -239,8 +239,9 @@ def content_of(message: Any) -> Content:
 
 
 def mirrored_stamp(stamp: tuple[int, int]) -> tuple[int, int]:
-    """(timestamp type, ms) that the target must have for that of the source."""
-    return (1, stamp[1]) if stamp[0] == 2 else stamp
+    """(timestamp type, ms) that the target must have for that of the source. Records without a time (message format 0)
+    keep having none, which today's format writes as -1."""
+    return {0: (1, -1), 2: (1, stamp[1])}.get(stamp[0], stamp)
 
 
 def mirrored(content: Content) -> Content:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
+
+from eomirror.errors import Reason
 
 from .cluster import Cluster
 from .compaction import CLEANING, HELD, has_gaps, wait_compacted
+from .oldformat import CODECS as OLD_CODECS
+from .oldformat import Message, OldLog
+from .oracle import bounds, compare
 from .process import Eomirror
-from .promise import assert_promise, catch_up
+from .promise import assert_promise, catch_up, contents, faults, positions, settle_fault
 from .rawlog import CODECS, TINY, Batch, partition_batches
 
 START = 1_700_000_000_000  # ms
@@ -190,9 +197,157 @@ def test_every_kind_arrives_as_the_source_has_it(
     config = flow_config(lanes=2)
     catch_up(eomirror, config)
     assert_promise(eomirror, config, source, target, topics, least=6000)
+    assert_same_codecs(source, target, topics)
+
+
+def assert_same_codecs(source: Cluster, target: Cluster, topics: list[str]) -> None:
+    """What was compressed is compressed, and with the same codec, whether or not it had to be written anew."""
     for topic in topics:
         for partition in range(source.partitions(topic)):
-            codecs = [
-                {batch.codec for batch in stored(side, topic, partition) if batch.count} for side in (source, target)
-            ]
-            assert codecs[0] == codecs[1], f"{topic}[{partition}]: what was {codecs[0]} is {codecs[1]}"
+            ours, theirs = ({b.codec for b in stored(side, topic, partition) if b.count} for side in (source, target))
+            assert ours == theirs, f"{topic}[{partition}]"
+
+
+def test_a_batch_that_begins_before_the_position_is_mirrored_from_there(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    timed, trimmed = f"{name}.timed", f"{name}.trimmed"
+    rising = [replace(event, timestamp=START + n * 1000) for n, event in enumerate(events(300))]
+    for topic in (timed, trimmed):
+        source.create_topic(topic, COUNT)
+        for partition in range(COUNT):
+            write(source, topic, partition, rising if topic == timed else events(300, 1_000_000))
+        assert all(len(stored(source, topic, partition)) == 1 for partition in range(COUNT))
+    source.delete_records(trimmed, dict.fromkeys(range(COUNT), 100))
+    start = datetime.fromtimestamp(rising[120].timestamp / 1000, UTC).isoformat()
+    config = flow_config(lanes=2, start=start)
+    catch_up(eomirror, config)
+    ends = {place: (120, end) for place, (_, end) in bounds(source.bootstrap, [timed]).items()}
+    report = compare(source.bootstrap, target.bootstrap, [timed], source_bounds=ends)
+    assert report.ok, report.text()
+    assert report.total("records") == 180 * COUNT
+    assert_promise(eomirror, config, source, target, [trimmed], least=200 * COUNT)
+
+    # A gap that ends inside a batch, accepted.
+    for partition in range(COUNT):
+        write(source, trimmed, partition, events(300, 2_000_000))
+    source.delete_records(trimmed, dict.fromkeys(range(COUNT), 450))
+    catch_up(eomirror, config, code=8)
+    assert faults(config) == {(trimmed, partition): Reason.SOURCE_GAP for partition in range(COUNT)}
+    for partition in range(COUNT):
+        settle_fault(config, (trimmed, partition))
+    catch_up(eomirror, config)
+    theirs = contents(target, [trimmed])
+    for place, left in contents(source, [trimmed]).items():
+        assert [content for _, content in theirs[place]][200:] == [content for _, content in left]
+    assert_same_codecs(source, target, [timed, trimmed])
+
+
+def test_tiny_batches_become_few(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    tiny, transactions = f"{name}.tiny", f"{name}.tx"
+    source.create_topic(tiny, COUNT)
+    for partition in range(COUNT):
+        write(source, tiny, partition, events(300, size=200), batch_num_messages=1)
+        write(source, tiny, partition, events(600, 300, size=200), batch_num_messages=TINY)
+        assert all(map(is_tiny, stored(source, tiny, partition)))
+        assert len(stored(source, tiny, partition)) >= 500
+    # With markers and aborted records between them.
+    source.create_topic(transactions, 1)
+    writer = source.producer({"transactional.id": name})
+    writer.init_transactions(30)
+    for number in range(45):
+        writer.begin_transaction()
+        for event in events(TINY, number * TINY):
+            writer.produce(transactions, event.value, event.key, 0, timestamp=event.timestamp)
+        assert writer.flush(30) == 0
+        writer.abort_transaction(30) if number % 3 == 0 else writer.commit_transaction(30)
+    assert all(map(is_tiny, stored(source, transactions, 0)))
+    config = flow_config(lanes=2)
+    catch_up(eomirror, config)
+    assert_promise(eomirror, config, source, target, [tiny, transactions], least=900 * COUNT + 90)
+    for partition in range(COUNT):
+        assert len(stored(target, tiny, partition)) * 10 < len(stored(source, tiny, partition))
+    assert len(stored(target, transactions, 0)) * 10 < len(stored(source, transactions, 0))
+    assert_same_codecs(source, target, [tiny])
+
+
+LIMIT = 30_000  # bytes; max.message.bytes of the target in the test below
+
+
+def test_a_batch_that_the_target_does_not_take_whole_is_split(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    large, misfit = f"{name}.large", f"{name}.misfit"
+    random = Random(name)
+    noise = [replace(event, value=event.value and event.value + random.randbytes(250)) for event in events(1500)]
+    giant = Event(b"giant", random.randbytes(LIMIT + 5000))
+    for topic in (large, misfit):
+        source.create_topic(topic, COUNT)
+        target.create_topic(topic, COUNT, {"max.message.bytes": LIMIT})
+    for partition in range(COUNT):
+        write(source, large, partition, noise)
+        write(source, large, partition, noise[:10])
+        assert stored(source, large, partition)[0].size > 10 * LIMIT
+        write(source, misfit, partition, [*noise[:400], giant, *noise[400:600]])
+        assert len(stored(source, misfit, partition)) == 1
+    assert_stored(source, large)
+    config = flow_config(lanes=2)
+    run = catch_up(eomirror, config, code=7)
+    assert f"{large}: max.message.bytes is {LIMIT} on the target" in run.stderr
+    assert faults(config) == {(misfit, partition): Reason.RECORD_TOO_LARGE for partition in range(COUNT)}
+    for partition in range(COUNT):
+        position = positions(config)[misfit, partition]
+        assert position.fault is not None
+        assert (position.next_offset, position.fault.next_offset) == (400, 401)  # what is before it is mirrored
+        settle_fault(config, (misfit, partition))
+    catch_up(eomirror, config)
+    assert_promise(eomirror, config, source, target, [large], least=1510 * COUNT)
+    assert_same_codecs(source, target, [large, misfit])
+    theirs = contents(target, [misfit])
+    for place, records in contents(source, [misfit]).items():
+        assert [content for _, content in theirs[place]] == [content for offset, content in records if offset != 400]
+
+
+def test_segments_from_before_kafka_0_11_are_mirrored(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    topic = f"{name}.old"
+    source.create_topic(topic, 3)
+    logs = [old_log(0), old_log(1), old_log(1)]
+    source.stop()
+    for partition, log in enumerate(logs):
+        log.write(source.log_dir / f"{topic}-{partition}")
+    source.restart()
+    for partition, log in enumerate(logs):
+        assert source.end_offsets(topic)[partition] == log.next_offset
+        write(source, topic, partition, events(50))  # and goes on as brokers write today
+        assert source.segments(topic, partition)[0].read_bytes().startswith(log.data)
+    source.delete_records(topic, {2: logs[2].next_offset - 3})  # within a compressed wrapper
+    config = flow_config(lanes=2)
+    catch_up(eomirror, config)
+    assert_promise(eomirror, config, source, target, [topic], least=350)
+
+
+def old_log(magic: int) -> OldLog:
+    """A log of that message format: every codec, one message and many, null and empty, times set by the broker."""
+    log = OldLog(magic)
+    for codec in OLD_CODECS:
+        for size in (1, 3, 40):
+            first = log.next_offset
+            log.add(
+                [
+                    Message(
+                        None if n % 4 == 0 else b"" if n % 5 == 0 else b"key-%d" % n,
+                        None if n % 7 == 0 else b"" if n % 6 == 0 else b"value %d" % n,
+                        START + n * 3 - (500 if n % 7 == 0 else 0),
+                    )
+                    for n in range(first, first + size)
+                ],
+                codec,
+            )
+    for codec in OLD_CODECS[1:]:
+        append_time = START + 77_777 if magic == 1 else None
+        log.add([Message(b"key", b"value %d" % n, START + n) for n in range(5)], codec, append_time)
+    return log
