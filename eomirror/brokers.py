@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import random
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -326,13 +326,17 @@ class Brokers:
     # --- internal topics
 
     def read_committed(self, topic: Topic, partition: int, start: int, bound: int, max_wait: float) -> list[Entry]:
-        """All committed records of one partition of an internal topic, from `start` until the position is `bound`.
+        """All committed records of one partition of an internal topic, as `follow` gives them."""
+        return [entry for entries in self.follow(topic, partition, start, bound, max_wait) for entry in entries]
+
+    def follow(self, topic: Topic, partition: int, start: int, bound: int, max_wait: float) -> Iterator[list[Entry]]:
+        """The committed records of one partition of an internal topic, an answer at a time, from `start` until the
+        position is `bound`. Only an iteration that ends has seen them all.
 
         The bound comes from the caller (the leader's end, or its last stable offset); a last stable offset that stays
         below it for `max_wait` seconds raises Refused: somebody has a transaction open there, which is not the end of
         the data. Raises BrokerError when the leader is away, or no longer has `start`.
         """
-        entries: list[Entry] = []
         position = start
         patience = self.deadline(max_wait)
         while position < bound:
@@ -356,7 +360,7 @@ class Brokers:
                     f"cluster {self.name}: {topic.name}[{partition}]@{error.offset}: {error.detail}",
                     hint="Without this record it is unknown where the flow stands; restore the topic.",
                 ) from error
-            entries += [Entry(o, ts, k or b"", v) for o, ts, k, v, _ in read if o < bound]
+            yield [Entry(o, ts, k or b"", v) for o, ts, k, v, _ in read if o < bound]
             advanced, _ = _fastpath.next_offset(frame, part.start, part.end, position)
             if advanced > position:
                 position = advanced
@@ -370,7 +374,6 @@ class Brokers:
                 )
             else:
                 self.network.sleep(0.005)
-        return entries
 
     def _fetch(self, connection: Connection, topic: Topic, partition: int, position: int) -> tuple[int, bytearray]:
         module = connection.module(FETCH)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from eomirror import records
@@ -124,6 +126,54 @@ def look_lane(brokers: Brokers, metadata: Metadata, topics: InternalTopics, lane
     start = offset_of(brokers, metadata, topic.name, lane, EARLIEST)
     stable = offset_of(brokers, metadata, topic.name, lane, LATEST, READ_COMMITTED)
     return fold(topic.name, lane, brokers.read_committed(topic, lane, start, stable, STRANGER_SECONDS))
+
+
+def look_first(brokers: Brokers, metadata: Metadata, topics: InternalTopics) -> LaneState | None:
+    """Lane 0's state, whose flow record says what the flow is; None if the flow never started.
+
+    Raises BrokerError, ConnectionLost; Refused when an internal topic is missing beside others, or where a checkpoint
+    has lost its flow record.
+    """
+    failed = [name for name in topics.names() if name in metadata.errors]
+    if failed:
+        raise BrokerError(f"cluster {brokers.name}: describing {failed[0]}", metadata.errors[failed[0]])
+    if not any(name in metadata.topics for name in topics.names()):
+        return None
+    first = look_lane(brokers, metadata, topics, 0)
+    if first.flow is None and first.lane is not None:
+        raise Refused(
+            f"cluster {brokers.name}: {topics.checkpoint} has a lane's checkpoint but no flow record",
+            hint="Records of this topic were deleted. Where the flow stands is unknown; restore the topic.",
+        )
+    return None if first.flow is None else first
+
+
+def wait_until_decided(brokers: Brokers, metadata: Metadata, topics: InternalTopics, lane: int, seconds: float) -> None:
+    """Return when every transaction that the lane has begun by now has an outcome that can be read.
+
+    Raises Refused when one is still open after that many seconds. Raises BrokerError, ConnectionLost.
+    """
+    bound = offset_of(brokers, metadata, topics.checkpoint, lane, LATEST)
+    patience = brokers.deadline(seconds)
+    while offset_of(brokers, metadata, topics.checkpoint, lane, LATEST, READ_COMMITTED) < bound:
+        if brokers.network.now() >= patience:
+            raise Refused(
+                f"{topics.checkpoint}[{lane}]: a transaction of this lane is open",
+                hint="Ask again. What a dead process left open ends with the next start, or with its time-out.",
+            )
+        brokers.network.sleep(0.02)
+
+
+def follow_ledger(brokers: Brokers, metadata: Metadata, topics: InternalTopics, lane: int) -> Iterator[Entry]:
+    """The committed ledger records of a lane, from the oldest that is left to the leader's end.
+
+    Whoever has seen the one that the checkpoint names last can leave; what is open behind it is not waited for.
+    """
+    topic = internal_topic(brokers, metadata, topics.ledger)
+    start = offset_of(brokers, metadata, topic.name, lane, EARLIEST)
+    bound = offset_of(brokers, metadata, topic.name, lane, LATEST)
+    for entries in brokers.follow(topic, lane, start, bound, STRANGER_SECONDS):
+        yield from entries
 
 
 def fold(topic: str, lane: int, entries: list[Entry]) -> LaneState:

@@ -68,6 +68,8 @@ def resolve(route: Route, desired: Desired, target: Brokers, source: Brokers) ->
             return False
         route.target_topic_id = described.topic_id
         route.target_end = None
+        # Nothing is left out, but the ledger has to say from where on its target offsets count.
+        route.book.accept(Gap(route.next_offset, route.next_offset, fault.reason, desired.by))
         route.released()
     elif fault.reason in SKIPPING and fault.next_offset is not None:
         _skip(route, fault.next_offset, fault.reason, desired.by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from eomirror import _fastpath, records
+from eomirror.errors import Reason, Refused
 from eomirror.records import Gap, LaneRecord, LedgerRecord, LedgerRoute, Tally
 
 MAX_RUNS_PER_ROUTE = 64
@@ -129,3 +131,152 @@ def chain(
     )
     value = records.encode(record)
     return value, hashlib.sha256(value).hexdigest()
+
+
+# --- reading it back
+
+
+class Share(msgspec.Struct, frozen=True):
+    """One route's share of a ledger record, its tally not decoded yet: most shares are other routes'."""
+
+    source_topic: str
+    source_partition: int
+    tally: msgspec.Raw
+
+
+class LedgerOutline(msgspec.Struct, frozen=True, kw_only=True):
+    """A LedgerRecord as far as its chain goes."""
+
+    v: int
+    lane: int
+    sequence: int
+    previous: str
+    routes: tuple[Share, ...]
+
+
+_OUTLINES = msgspec.json.Decoder(LedgerOutline)
+
+
+def _outline(place: str, value: bytes) -> LedgerOutline:
+    """A month of ledger records is read for one answer: one pass for those that are in order."""
+    try:
+        record = _OUTLINES.decode(value)
+    except records.UNREADABLE:
+        record = None
+    return record if record is not None and record.v == records.VERSION else records.decode(place, LedgerOutline, value)
+
+
+class Chain:
+    """Holds the ledger records of a lane, read from old to new, to their chain. `sequence` is the number that must come
+    next, None before the first; that one may have any, because retention deletes from the beginning."""
+
+    def __init__(self, lane: int) -> None:
+        self._lane = lane
+        self.sequence: int | None = None
+        self.hash = ""
+
+    def read(self, place: str, value: bytes | None) -> LedgerOutline:
+        """The next record. Raises Refused unless it follows the one before."""
+        if value is None:
+            raise _broken(f"{place}: a record without a value")
+        record = _outline(place, value)
+        if record.lane != self._lane:
+            raise _broken(f"{place}: a record of lane {record.lane}")
+        if self.sequence is not None and (record.sequence, record.previous) != (self.sequence, self.hash):
+            raise _broken(f"{place}: ledger record {record.sequence} does not follow record {self.sequence - 1}")
+        self.sequence, self.hash = record.sequence + 1, hashlib.sha256(value).hexdigest()
+        return record
+
+
+class Before(enum.Enum):
+    """What is known of the offsets below the first run of a trail."""
+
+    NOTHING = "nothing of them was mirrored"
+    UNKNOWN = "the ledger's beginning was deleted"
+    LOST = "the target was created again, or lost records"
+
+
+class Trail:
+    """The runs of one route that still count, gathered from its tallies from old to new.
+
+    An accepted fault can make runs void, and its gap says so. A source that was created again begins a new log: the
+    offsets of the old one mean nothing any more. Of a source that was truncated, the offsets from the cut on mean other
+    records now. Of a target that was created again or lost records, nobody knows what is left.
+    """
+
+    def __init__(self, before: Before) -> None:
+        self.before = before
+        self.offsets = _fastpath.OffsetMap()
+
+    def add(self, place: str, tally: Tally) -> None:
+        """The next tally. Raises Refused when its runs are none, or do not lie beyond those before."""
+        for gap in tally.gaps:
+            if gap.reason is Reason.SOURCE_RECREATED:
+                self.offsets, self.before = _fastpath.OffsetMap(), Before.NOTHING
+            elif gap.reason is Reason.TARGET_RECREATED:
+                self.offsets, self.before = _fastpath.OffsetMap(), Before.LOST
+            elif gap.next < gap.first:
+                self.offsets = _below(self.offsets, gap.next)
+        try:
+            self.offsets.extend(tally.runs)
+        except (ValueError, OverflowError) as error:
+            raise _broken(f"{place}: {error}") from error
+
+
+def gather(
+    topic: str,
+    head: LaneRecord,
+    lane: int,
+    route: tuple[str, int],
+    pending: Tally,
+    entries: Iterable[tuple[int, bytes | None]],
+) -> Trail:
+    """The trail of a route from (offset, value) of its lane's ledger records, and the tally that is not in them yet.
+
+    `head` is the lane record that was committed with `pending`: later ledger records are left unread. Raises Refused
+    for a record that does not follow the one before, and when the last one is not the one that the head names.
+    """
+    trail = Trail(Before.UNKNOWN if head.ledger_sequence else Before.NOTHING)
+    chain = Chain(lane)
+    for offset, value in entries if head.ledger_sequence else ():
+        place = f"{topic}[{lane}]@{offset}"
+        record = chain.read(place, value)
+        if record.sequence == 0:
+            trail.before = Before.NOTHING
+        for share in record.routes:
+            if (share.source_topic, share.source_partition) == route:
+                trail.add(place, _tally(place, share.tally))
+        if record.sequence + 1 >= head.ledger_sequence:
+            break
+    if chain.sequence is not None and (chain.sequence, chain.hash) != (head.ledger_sequence, head.ledger_hash):
+        raise _broken(
+            f"{topic}[{lane}]: the ledger's last record is {chain.sequence - 1}, "
+            f"the checkpoint names record {head.ledger_sequence - 1} with hash {head.ledger_hash[:12]}"
+        )
+    trail.add(f"{route[0]}[{route[1]}]", pending)
+    return trail
+
+
+def _tally(place: str, raw: msgspec.Raw) -> Tally:
+    try:
+        return msgspec.json.decode(raw, type=Tally)
+    except records.UNREADABLE as error:
+        raise _broken(f"{place}: {error}") from error
+
+
+def _below(offsets: _fastpath.OffsetMap, cut: int) -> _fastpath.OffsetMap:
+    """The runs, and the first part of one, that lie below a source offset."""
+    kept = _fastpath.OffsetMap()
+    for source, target, count in offsets.runs():
+        if source >= cut:
+            break
+        kept.append(source, target, min(count, cut - source))
+    return kept
+
+
+def _broken(message: str) -> Refused:
+    return Refused(
+        message,
+        hint="The ledger's chain is broken: somebody else wrote to this topic, or took records out of it. See who can "
+        "with kafka-acls.sh --list.",
+    )

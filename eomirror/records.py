@@ -14,7 +14,7 @@ import msgspec
 from eomirror.errors import Reason, Refused
 
 VERSION: Final = 1
-T = TypeVar("T", bound="Record")
+T = TypeVar("T", bound=msgspec.Struct)
 
 # What decoding a stranger's bytes raises: msgspec.DecodeError and UnicodeDecodeError are ValueErrors.
 UNREADABLE: Final = (ValueError, RecursionError)
@@ -53,8 +53,9 @@ class Owner(msgspec.Struct, frozen=True):
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     """Source offsets `first` to `next` - 1 that were left out on a person's word.
 
-    `next` at or below `first` says that the source's log went back: it was truncated or created again, and the mirror
-    goes on at `next`. Nothing was left out then.
+    `next` at or below `first` says that nothing was left out: the source's log went back (it was truncated or created
+    again, and the mirror goes on at `next`), or with TARGET_RECREATED, that what the target held is gone. A gap comes
+    before the runs of its tally.
     """
 
     first: int

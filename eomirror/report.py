@@ -104,18 +104,8 @@ def standing(flow: str, target: Brokers) -> Standing:
     """
     topics = InternalTopics.of(flow)
     metadata = target.metadata(topics.names())
-    failed = [name for name in topics.names() if name in metadata.errors]
-    if failed:
-        raise BrokerError(f"cluster {target.name}: describing {failed[0]}", metadata.errors[failed[0]])
-    if not any(name in metadata.topics for name in topics.names()):
-        return Standing(None, {}, {})
-    first = checkpoint.look_lane(target, metadata, topics, 0)
-    if first.flow is None:
-        if first.lane is not None:
-            raise Refused(
-                f"cluster {target.name}: {topics.checkpoint} has a lane's checkpoint but no flow record",
-                hint="Records of this topic were deleted. Where the flow stands is unknown; restore the topic.",
-            )
+    first = checkpoint.look_first(target, metadata, topics)
+    if first is None or first.flow is None:
         return Standing(None, {}, {})
     lanes, troubles = {0: first}, {}
     for number in range(1, first.flow.lanes):

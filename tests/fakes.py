@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -29,10 +29,13 @@ OLD, NEW = "0" * 31 + "1", "0" * 31 + "2"
 
 
 class Clock:
-    """Time that moves only when told."""
+    """Time that moves only when told, or slept away."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
     def __call__(self) -> float:
         return self.now
@@ -68,6 +71,8 @@ class FakeBrokers:
         self.errors: dict[str, int] = {}
         self.away: set[RouteKey] = set()
         self.down = False
+        self.clock = Clock()
+        self.network = SimpleNamespace(now=self.clock, sleep=self.clock.sleep)
 
     def add(self, topic: str, *logs: Log, topic_id: str = OLD) -> None:
         self.ids[topic] = topic_id
@@ -79,6 +84,9 @@ class FakeBrokers:
         log.end += 1
         if stable:
             log.stable = log.end
+
+    def deadline(self, seconds: float) -> float:
+        return self.clock.now + seconds
 
     def metadata(self, topics: Iterable[str] | None = None) -> Metadata:
         self._reach()
@@ -113,6 +121,10 @@ class FakeBrokers:
     def read_committed(self, topic: Topic, partition: int, start: int, bound: int, _max_wait: float) -> list[Entry]:
         self._reach()
         return [e for e in self.logs[topic.name, partition].entries if start <= e.offset < bound]
+
+    def follow(self, topic: Topic, partition: int, start: int, bound: int, max_wait: float) -> Iterator[list[Entry]]:
+        for entry in self.read_committed(topic, partition, start, bound, max_wait):
+            yield [entry]
 
     def _reach(self) -> None:
         if self.down:

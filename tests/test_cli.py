@@ -132,7 +132,16 @@ def test_no_verb_is_answered_with_the_verbs(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in (["run"], ["status"], ["lag"], ["version"], ["fault", "list"], ["fault", "accept"], ["config", "show"]):
+    for verb in (
+        ["run"],
+        ["status"],
+        ["lag"],
+        ["translate"],
+        ["version"],
+        ["fault", "list"],
+        ["fault", "accept"],
+        ["config", "show"],
+    ):
         assert guarded(app, [*verb, "--help"]) == Exit.OK
         assert capsys.readouterr().out.startswith(f"Usage: eomirror {' '.join(verb)}")
 

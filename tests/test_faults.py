@@ -53,7 +53,10 @@ ACCEPTED: dict[Reason, tuple[int | None, PositionRecord]] = {
     Reason.MARKER_LOST: (AT, _after()),
     Reason.SOURCE_GAP: (140, _after(140, _gap(Reason.SOURCE_GAP, AT, 140))),
     Reason.SOURCE_RECREATED: (0, _after(60, _gap(Reason.SOURCE_RECREATED, AT, 60), source_topic_id=NEW)),
-    Reason.TARGET_RECREATED: (AT, _after(target_topic_id=NEW, target_end=None)),
+    Reason.TARGET_RECREATED: (
+        AT,
+        _after(gap=_gap(Reason.TARGET_RECREATED, AT, AT), target_topic_id=NEW, target_end=None, leader_epoch=3),
+    ),
     Reason.SOURCE_DELETED: (None, _after(state=State.PAUSED)),
     Reason.SOURCE_TRUNCATED: (90, _after(90, _gap(Reason.SOURCE_TRUNCATED, AT, 90))),
     **{reason: (110, _after(110, _gap(reason, AT, 110))) for reason in SKIPPING},

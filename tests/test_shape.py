@@ -22,12 +22,12 @@ LAYERS = (
     ("brokers", "decode", "ledger", "model"),
     ("checkpoint", "config", "lag", "pacing", "route", "source", "transaction"),
     ("clusters", "faults", "markers", "pinning", "settlement", "shown"),
-    ("adoption", "control", "report", "topology"),
+    ("adoption", "control", "report", "topology", "translation"),
     ("lane",),
     ("worker",),
 )
 # What a lane works with is handed to it; it makes no clients and reads no configuration.
-NEVER_BELOW_A_LANE = {"clusters", "config", "control", "report", "topology", "worker"}
+NEVER_BELOW_A_LANE = {"clusters", "config", "control", "report", "topology", "translation", "worker"}
 
 # Concern: where it lives.
 IMPORTED_ONLY_IN = {
