@@ -222,7 +222,7 @@ def pack(
     A batch is patched in place when it may be. It is re-encoded with its own codec when it begins below the position,
     reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), when it is of
     magic 0 or 1 (which go into batches of their own), or when there is a `recipe`. With `merge`, neighbours become one
-    batch as long as each has less than 16 KiB (compressed: 2 KiB) or is re-encoded anyway, they have one codec, and
+    batch as long as each has less than 16 KiB (compressed: 4 KiB) or is re-encoded anyway, they have one codec, and
     they have no more than 256 KiB (and than `max_batch_bytes`) together; what is dropped between them makes a gap in
     the runs. Timestamps further apart than int64 begin a new batch.
 

@@ -241,3 +241,34 @@ def test_what_expands_to_much_more_than_the_limit_is_written_in_bounded_pieces(c
     assert (got.error, got.records, got.next_sequence) == (None, count, 17 + count)
     assert sum(len(b.view) for b in got.batches) > (count * 800 if codec == NONE else 0)
     assert all(len(b.view) <= 1 << 20 for b in got.batches)
+
+
+@pytest.mark.parametrize("codec", range(5))
+@pytest.mark.parametrize("at", [0, 700, 1999])
+def test_one_large_record_among_many_small_ones_fits_by_itself(codec: int, at: int) -> None:
+    """It takes halving after halving to find, and then the rest still goes in few batches."""
+    values = noise(2000, 20)
+    values[at] = noise(1, 1900)[0]
+    data = batch(0, values, codec=codec)
+    got = packed(data, max_batch_bytes=2020)
+    assert (got.error, got.records) == (None, 2000)
+    assert_sound(got, 17, 2020)
+    assert decoded(got) == decoded(packed(data))
+    assert len(got.batches) <= 3 * len(data) // 2020
+
+
+@pytest.mark.parametrize("codec", range(1, 5))
+def test_parts_begin_anew_where_timestamps_lie_too_far_apart(codec: int) -> None:
+    """All are within int64 of the first record of the batch, but not of the first record of a part."""
+    far = (1 << 62) + 5
+    stamps = [0, *([-far, far] * 20)]
+    recs = [fmt.Rec(i, t, b"k", value) for i, (t, value) in enumerate(zip(stamps, noise(41, 60), strict=True))]
+    payload = b"".join(fmt.write_record(rec, 0) for rec in recs)
+    data = fmt.write_batch(0, codecs_of(codec)(payload), count=41, last_delta=40, attributes=codec)
+    got = packed(data, max_batch_bytes=1000)
+    assert (got.error, got.records) == (None, 41)
+    assert_sound(got, 17, 1000)
+    assert [rec[1] for rec in decoded(got)] == stamps
+    for b in got.batches:
+        ((first, count),) = b.runs
+        assert b.max_timestamp == max(stamps[first : first + count])

@@ -90,7 +90,7 @@ cdef enum:
     # A source batch of fewer bytes is gathered with its neighbours: to write it anew costs less than the Produce request
     # that it saves.
     MERGE_BELOW = 16384
-    MERGE_BELOW_COMPRESSED = 2048
+    MERGE_BELOW_COMPRESSED = 4096
     MERGE_UP_TO = 262144        # as long as they have no more bytes than this together
 
 

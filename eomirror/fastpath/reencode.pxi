@@ -135,7 +135,7 @@ cdef class Reencoder:
         if self.draft.count == 0:
             return 0
         if self.attributes & CODEC_MASK:
-            self.press(&self.draft, 0, self.draft.source_bytes)
+            self.press()
         else:
             self.give_away()
         empty(&self.draft)
@@ -152,59 +152,80 @@ cdef class Reencoder:
         self.finish(records, records.bytes, records.size, &self.draft, 0, self.draft.source_bytes)
         return 0
 
-    cdef int press(self, Draft *draft, Py_ssize_t done, Py_ssize_t source_bytes) except -1:
-        """Hand out a draft compressed, in as many batches as it takes; `done` records of self.draft come before it."""
-        cdef object payload = pack_payload(
-            self.attributes & CODEC_MASK, draft.bytes + HEADER_SIZE, draft.used - HEADER_SIZE
-        )
-        cdef Py_ssize_t size = HEADER_SIZE + len(payload)
-        cdef bytearray out
-        if size > self.stamp.max_batch_bytes:
-            payload = None
-            if draft.count == 1:
-                self.too_large(self.runs(done, 1)[0][0])
-            # A part may compress worse than the whole.
-            self.split(draft, (size + size // 16) // self.stamp.max_batch_bytes + 1, done, source_bytes)
-        else:
-            out = PyByteArray_FromStringAndSize(NULL, size)
-            out[HEADER_SIZE:] = payload
-            self.finish(out, <uint8_t *>PyByteArray_AS_STRING(out), size, draft, done, source_bytes)
-        return 0
-
-    cdef int split(self, Draft *draft, Py_ssize_t parts, Py_ssize_t done, Py_ssize_t source_bytes) except -1:
-        """Press a draft in parts of as many records each, two at least: what is split again has half of them at most,
-        so a record is compressed a few times, and never more often than a count can be halved."""
+    cdef int press(self) except -1:
+        """Hand out the draft compressed, in as many batches as it takes: parts of about as many records each, and what
+        does not fit is parted again. Holds one part at a time; a record is compressed once for each time that the
+        number of records can be halved, at most."""
+        cdef object payload = self.compressed(&self.draft)
         cdef Scanned whole
-        cdef Rewrite job
+        cdef Rewrite job, before
         cdef Draft part
-        cdef Fault fault = DRAFT_FULL
+        cdef int32_t done = 0, end
+        cdef list ends
+        if self.fits(payload):
+            self.finish_compressed(payload, &self.draft, 0, self.draft.source_bytes)
+            return 0
         memset(&whole, 0, sizeof(whole))
         memset(&part, 0, sizeof(part))
-        whole.count = draft.count
-        whole.last_offset_delta = draft.count - 1
-        whole.base_timestamp = draft.first_timestamp
-        job = rewriting(&whole, Cursor(draft.bytes, HEADER_SIZE, draft.used), 0, MAX_OFFSET)
+        whole.count = self.draft.count
+        whole.last_offset_delta = self.draft.count - 1
+        whole.base_timestamp = self.draft.first_timestamp
+        job = rewriting(&whole, Cursor(self.draft.bytes, HEADER_SIZE, self.draft.used), 0, MAX_OFFSET)
         job.checked = True
-        part.limit = draft.limit
-        parts = min(parts, draft.count)
-        part.most = <int32_t>((draft.count + parts - 1) // parts)
+        part.limit = self.draft.limit
+        ends = [self.draft.count, *self.parted(0, self.draft.count, payload)]
         try:
-            while fault == DRAFT_FULL:
-                empty(&part)
-                with nogil:
-                    fault = make_room(&part, draft.used // parts)
-                    if fault == FINE:
-                        fault = rewrite_records(&job, &part, NULL, NULL)
-                if fault == NO_MEMORY:
-                    raise MemoryError()
-                if fault and fault != DRAFT_FULL or not part.count:
-                    raise AssertionError("a draft that we wrote does not parse")
-                self.press(&part, done, source_bytes)
+            while ends:
+                before = job
+                end = ends[len(ends) - 1]
+                self.take(&job, &part, end - done)
+                payload = self.compressed(&part)
+                if not self.fits(payload):
+                    job = before
+                    ends += self.parted(done, part.count, payload)
+                    continue
+                self.finish_compressed(payload, &part, done, 0 if done else self.draft.source_bytes)
                 done += part.count
-                source_bytes = 0
+                if done == end:
+                    ends.pop()
         finally:
             free(part.bytes)
             free(part.runs)
+        return 0
+
+    cdef object compressed(self, const Draft *draft):
+        return pack_payload(self.attributes & CODEC_MASK, draft.bytes + HEADER_SIZE, draft.used - HEADER_SIZE)
+
+    cdef bint fits(self, payload) except -1:
+        return HEADER_SIZE + len(payload) <= self.stamp.max_batch_bytes
+
+    cdef list parted(self, int32_t done, int32_t count, payload):
+        """Where to cut records done .. done + count that have become this payload, the first cut last."""
+        cdef int64_t size = HEADER_SIZE + len(payload)
+        if count == 1:
+            self.too_large(self.runs(done, 1)[0][0])
+        # A part may compress worse than the whole.
+        cdef int64_t parts = min(<int64_t>count, (size + size // 16) // max(1, self.stamp.max_batch_bytes) + 1)
+        return [done + <int64_t>count * i // parts for i in range(parts - 1, 0, -1)]
+
+    cdef int take(self, Rewrite *job, Draft *part, int32_t count) except -1:
+        """Move the job's next records into an emptied part: `count`, or fewer where timestamps lie too far apart."""
+        cdef Fault fault
+        empty(part)
+        part.most = count
+        with nogil:
+            fault = rewrite_records(job, part, NULL, NULL)
+        if fault == NO_MEMORY:
+            raise MemoryError()
+        if fault and fault != DRAFT_FULL or not part.count:
+            raise AssertionError("a draft that we wrote does not parse")
+        return 0
+
+    cdef int finish_compressed(self, payload, const Draft *draft, Py_ssize_t done, Py_ssize_t source_bytes) except -1:
+        cdef Py_ssize_t size = HEADER_SIZE + len(payload)
+        cdef bytearray out = PyByteArray_FromStringAndSize(NULL, size)
+        out[HEADER_SIZE:] = payload
+        self.finish(out, <uint8_t *>PyByteArray_AS_STRING(out), size, draft, done, source_bytes)
         return 0
 
     cdef tuple runs(self, int64_t skip, int64_t count):
