@@ -223,18 +223,18 @@ def pack(
     reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), when it is of
     magic 0 or 1 (which go into batches of their own), or when there is a `recipe`. With `merge`, neighbours become one
     batch as long as each has less than 16 KiB (compressed: 4 KiB) or is re-encoded anyway, they have one codec, and
-    they have no more than 256 KiB (and than `max_batch_bytes`) together; what is dropped between them makes a gap in
-    the runs. Timestamps further apart than int64 begin a new batch.
+    they have no more than 256 KiB (and than `max_batch_bytes`) together, unpacked 4 MiB before the last one; what is
+    dropped between them makes a gap in the runs. Timestamps further apart than int64 begin a new batch.
 
     A batch above `max_batch_bytes` is split: filled up record by record, or, compressed, in equal parts until each
     fits. Only a record that does not fit alone stops the walk: see `Packed.error`. A range whose first batch is cut is
     an error too, for a broker sends the first one whole or not at all.
 
-    Memory: the frame, and what is handed out; for what is re-encoded, one source batch unpacked (256 MiB at most; of
-    magic 0 or 1, twice) and one batch being written (`max_batch_bytes`, or 256 MiB before compression and as much again
-    while it is split), and 40 bytes for each header of one record (1 048 576 at most) where there is a recipe. Raises
-    ValueError for arguments out of their range, MemoryError, and AssertionError if a batch came out that must not be
-    sent.
+    Memory: the frame, and what is handed out. Besides, for what is re-encoded, one source batch unpacked (256 MiB at
+    most; of magic 0 or 1, twice) and one batch being written: `max_batch_bytes`, or, before compression, 4 MiB and one
+    source batch with its new headers, 256 MiB at most, and as much again while it is split. With a `recipe`, 40 bytes
+    for each header of one record (1 048 576 at most). Raises ValueError for arguments out of their range, MemoryError,
+    and AssertionError if a batch came out that must not be sent.
     """
 
 def build_batch(

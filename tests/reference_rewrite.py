@@ -20,7 +20,7 @@ from reference_format import (
 )
 
 MERGE_BELOW, MERGE_BELOW_COMPRESSED = 16384, 4096
-MERGE_UP_TO = 262144
+MERGE_UP_TO, MERGE_UNPACKED = 262144, 4194304
 MAX_HEADERS = 1 << 20
 LASTING = ~(LOG_APPEND_TIME | TRANSACTIONAL | CONTROL | DELETE_HORIZON)
 
@@ -131,12 +131,18 @@ def drafts(
     batches: Iterable[tuple[int, list[Parsed]]], limit: int | None, recipe: Sequence[tuple[Any, ...]] | None
 ) -> list[Draft]:
     """Records of (source size, records) batches, filled up greedily: a draft ends where the next record would pass the
-    limit, or its timestamp is more than int64 away from the first one's. limit None: compressed, cut elsewhere."""
+    limit, or its timestamp is more than int64 away from the first one's.
+
+    limit None: compressed, so the limit is kept elsewhere; but no batch is added to MERGE_UNPACKED bytes.
+    """
     most = (256 << 20) if limit is None else limit - 61
     assert MAX_UNPACKED == 256 << 20
     done: list[Draft] = []
     draft = Draft()
     for size, records in batches:
+        if limit is None and 61 + len(draft.payload) >= MERGE_UNPACKED:
+            done.append(draft)
+            draft = Draft()
         counted = False
         entered: Draft | None = None
         for rec in records:

@@ -12,7 +12,7 @@ import reference_format as fmt
 from batches import STAMP, Range, compressed, examples, marker, ranges, stamps
 from hypothesis import given
 from hypothesis import strategies as st
-from reference_format import LOG_APPEND_TIME, LZ4, NONE, TRANSACTIONAL
+from reference_format import GZIP, LOG_APPEND_TIME, LZ4, NONE, TRANSACTIONAL
 from reference_rewrite import MERGE_BELOW, MERGE_BELOW_COMPRESSED, MERGE_UP_TO
 from test_fastpath_pack import assert_same, failure, packed
 from test_fastpath_recipe import recipes
@@ -261,3 +261,14 @@ def test_views_live_on_without_the_frame() -> None:
     del got
     (view,) = views
     assert [rec[3] for rec in kernel.read_records(view, 0, len(view), [])] == [b"v%d" % i for i in range(50)]
+
+
+def test_a_gathering_of_batches_that_unpack_to_much_is_cut_between_them() -> None:
+    """Each is small as it comes and unpacks to 1 MiB."""
+    data = b"".join(
+        batch(i, [bytes(1 << 20)], codec=GZIP, attributes=LOG_APPEND_TIME, timestamp=i, max_timestamp=i)
+        for i in range(6)
+    )
+    got = packed(data)
+    assert runs(got) == [((0, 4),), ((4, 2),)]
+    assert_same(got, reference.pack(data, 0, len(data), 0, [], **STAMP))

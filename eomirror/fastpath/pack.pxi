@@ -91,7 +91,8 @@ cdef enum:
     # that it saves.
     MERGE_BELOW = 16384
     MERGE_BELOW_COMPRESSED = 4096
-    MERGE_UP_TO = 262144        # as long as they have no more bytes than this together
+    MERGE_UP_TO = 262144        # as long as they have no more bytes than this together,
+    MERGE_UNPACKED = 4194304    # and what compressed ones have become so far is less than this
 
 
 def pack(

@@ -57,6 +57,8 @@ cdef class Reencoder:
             if unpacks:
                 # Batch by batch: unpacking needs the GIL.
                 span.end = span.at + 1
+                if self.attributes & CODEC_MASK and self.draft.used >= MERGE_UNPACKED:
+                    self.flush()
                 if span.verdicts[span.at] == KEPT:
                     self.unpack(span)
             self.move(span)
