@@ -10,9 +10,10 @@
 # So run i begins at base + ends[i - 1] + i * least + skips[i] on either side. Where transactions have some hundred
 # records and one marker each, all skips are alike and a run takes two bytes.
 #
-# A lookup waits for memory, hardly for anything else. So no search branches on the data (the processor could only guess);
-# it goes through the first bases of all groups of 16 blocks, then a group, then a block, and what will be needed is asked
-# for as soon as it is known: the page of the group's blocks with the group, a block's lines all at once.
+# A lookup waits for memory, hardly for anything else. So no search branches on the data, which the processor could only
+# guess; it goes through the first bases of all groups of 16 blocks, then a group, then a block. What will be needed is
+# asked for as soon as it is known: the pages where the group's blocks begin and end with the group, a block's lines all
+# at once.
 
 cdef extern from *:
     """
@@ -247,6 +248,8 @@ cdef class OffsetMap:
         group = eo_search(samples, (self.blocks + GROUP_BLOCKS - 1) // GROUP_BLOCKS, offset)
         words = self.directory + group * GROUP_WORDS
         eo_prefetch(self.packed + self.group_lines[group] * EO_LINE, 1)
+        if (group + 1) * GROUP_BLOCKS < self.blocks:
+            eo_prefetch(self.packed + (self.group_lines[group + 1] - 1) * EO_LINE, 1)
         eo_prefetch(<const uint8_t *>words, 6)
         left = self.blocks - group * GROUP_BLOCKS
         if left > GROUP_BLOCKS:
