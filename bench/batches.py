@@ -36,10 +36,19 @@ def record(delta: int, size: int, rng: random.Random) -> bytes:
     return out
 
 
+def lz4_frame(data: bytes) -> bytes:
+    """The frame that Java clients write: version 1, independent blocks of at most 64 KiB, nothing else."""
+    out = b"\x04\x22\x4d\x18\x60\x40\x82"
+    for at in range(0, len(data), 65536):
+        block = bytes(cramjam.lz4.compress_block(data[at : at + 65536], store_size=False))
+        out += struct.pack("<I", len(block)) + block
+    return out + bytes(4)
+
+
 def batch(base: int, payload: bytes, count: int, codec: int = 0) -> bytes:
     """One magic 2 batch of a producer without transactions; 100 ms of timestamps."""
     if codec == LZ4:
-        payload = bytes(cramjam.lz4.compress(payload))
+        payload = lz4_frame(payload)
     timestamps = (TIMESTAMP, TIMESTAMP + (99 if count > 1 else 0))
     fields = (base, 49 + len(payload), 4, 2, 0, codec, count - 1, *timestamps, -1, -1, -1, count)
     out = HEADER.pack(*fields) + payload

@@ -204,6 +204,13 @@ def lying() -> Iterator[tuple[str, int, bytes]]:
     yield "xerial head cut", SNAPPY, codecs.XERIAL_HEAD[:15]
     head = b"\x68\x40" + b"\xff" * 8
     yield "lz4 content size", LZ4, b"\x04\x22\x4d\x18" + head + bytes([fmt.xxh32(head) >> 8 & 255]) + bytes(4)
+    for content in (b"stored", b"r" * 90):
+        right = fmt.write_lz4(content, size=True)
+        for size in (0, len(content) - 1, len(content) + 1):
+            head = b"\x68\x40" + struct.pack("<Q", size)
+            frame = right[:4] + head + bytes([fmt.xxh32(head) >> 8 & 255]) + right[15:]
+            yield f"lz4 content size of {size}, not {len(content)}", LZ4, frame
+            yield f"lz4 header checksum with {size}, not {len(content)}", LZ4, right[:4] + head + b"?" + right[15:]
     yield "lz4 block", LZ4, b"\x04\x22\x4d\x18\x60\x40\x82" + b"\xff\xff\xff\x7f" + bytes(9)
     for size in (2, 4, 8):
         frame = codecs.write_zstd(b"x" * 300, size=size)
