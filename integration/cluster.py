@@ -313,6 +313,9 @@ class Cluster:
         settings = {key: str(value) for key, value in (config or {}).items()}
         wanted = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=settings)
         self.admin.create_topics([wanted])[topic].result(30)
+        self._await_leaders(topic, partitions)
+
+    def _await_leaders(self, topic: str, partitions: int) -> None:
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -333,8 +336,9 @@ class Cluster:
             time.sleep(0.05)
 
     def add_partitions(self, topic: str, total: int) -> None:
-        """Raises the partition count to `total`."""
+        """Raises the partition count to `total` and returns when the new leaders answer. Raises KafkaException."""
         self.admin.create_partitions([NewPartitions(topic, total)])[topic].result(30)
+        self._await_leaders(topic, total)
 
     def set_config(self, topic: str, config: Mapping[str, object]) -> None:
         """Sets these topic settings and leaves the others alone."""
@@ -409,8 +413,8 @@ class Cluster:
         try:
             return {tp.partition: future.result(15).offset for tp, future in futures.items()}
         except KafkaException as error:
-            if error.args[0].code() == KafkaError._NOENT:
-                self._admin = None  # a client that asked too early goes on for half a minute saying "no leaders"
+            if error.args[0].code() in (KafkaError._NOENT, KafkaError._UNKNOWN_PARTITION):
+                self._admin = None  # a client that asked too early goes on for half a minute saying so
             raise
 
     def _write_properties(self) -> None:

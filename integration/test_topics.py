@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +90,6 @@ def test_new_partitions_are_mirrored_from_their_beginning(
     run = eomirror.background("run", config=config)
     run.wait_for(lambda: ends(target, [topic]) >= 100)
     source.add_partitions(topic, 4)
-    time.sleep(0.5)
     Load(source, name)({topic: 4}, 400)
     run.wait_for(lambda: ends(target, [topic]) >= 500, 20, "the new partitions")
     run.term()
