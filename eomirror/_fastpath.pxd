@@ -114,7 +114,6 @@ cdef struct Draft:
     int64_t first_timestamp     # the new base timestamp
     int64_t max_timestamp
     Py_ssize_t source_bytes     # of the source batches whose first kept record is here
-    int32_t sources             # how many source batches have records here
     Run *runs                   # malloc'd
     Py_ssize_t run_count
     Py_ssize_t run_room
@@ -140,6 +139,7 @@ cdef enum Verdict:
     ABORTED
     HEADER_ONLY         # compaction has left no record of it
     KEPT
+    PLAIN               # kept, and its records may stay as they are
 
 
 # Judged batches that are to become one, as far as they have been moved.
@@ -268,7 +268,6 @@ cdef class Batch:
     cdef readonly uint32_t payload_crc
     cdef readonly Py_ssize_t payload_bytes
     cdef readonly bint reencoded
-    cdef readonly bint gathered
 
 
 cdef class Packed:

@@ -156,9 +156,6 @@ class Batch:
     def payload_bytes(self) -> int: ...
     @property
     def reencoded(self) -> bool: ...
-    @property
-    def gathered(self) -> bool:
-        """It is made of records of several source batches, or was split from one that is."""
 
 @final
 class Packed:
@@ -211,7 +208,7 @@ def pack(
     max_batch_bytes: int,
     recipe: Recipe | None = None,
     until: int | None = None,
-    merge: bool = True,
+    apart: tuple[int, int] | None = None,
 ) -> Packed:
     """Turn the whole batches of a writable frame[start:end] into batches to be produced, from `position` on.
 
@@ -221,10 +218,12 @@ def pack(
 
     A batch is patched in place when it may be. It is re-encoded with its own codec when it begins below the position,
     reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), when it is of
-    magic 0 or 1 (which go into batches of their own), or when there is a `recipe`. With `merge`, neighbours become one
-    batch as long as each has less than 16 KiB (compressed: 4 KiB) or is re-encoded anyway, they have one codec, and
-    they have no more than 256 KiB (and than `max_batch_bytes`) together, unpacked 4 MiB before the last one; what is
-    dropped between them makes a gap in the runs. Timestamps further apart than int64 begin a new batch.
+    magic 0 or 1 (which go into batches of their own), or when there is a `recipe`. Neighbours become one batch as long
+    as each has less than 16 KiB (compressed: 4 KiB) or is re-encoded anyway, they have one codec, and they have no more
+    than 256 KiB (and than `max_batch_bytes`) together, unpacked 4 MiB before the last one; what is dropped between them
+    makes a gap in the runs. Timestamps further apart than int64 begin a new batch. No more are gathered in this range
+    once one that may be sent as it is cannot be read, or 32 MiB have been unpacked: it is sent as it is. The records of
+    batches that reach into the offsets from apart[0] to below apart[1] are each a batch of its own.
 
     A batch above `max_batch_bytes` is split: filled up record by record, or, compressed, in equal parts until each
     fits. Only a record that does not fit alone stops the walk: see `Packed.error`. A range whose first batch is cut is

@@ -19,7 +19,7 @@ ACCEPTING = {
     Reason.UNKNOWN_CODEC: "the batch is left out; the gap is put in the ledger",
     Reason.RECORD_TOO_LARGE: "the record (or a batch that unpacks to too much) is out; the gap is put in the ledger",
     Reason.TARGET_NOT_EMPTY: "records are appended behind what the target already holds",
-    Reason.TARGET_REFUSED: "the batch is left out; the gap is put in the ledger",
+    Reason.TARGET_REFUSED: "the record is left out; the gap is put in the ledger",
     Reason.TRANSFORM_FAILED: "the batch is left out; the gap is put in the ledger",
 }
 SKIPPING = frozenset(

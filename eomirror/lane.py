@@ -19,6 +19,7 @@ import msgspec
 
 from eomirror import _fastpath, checkpoint, logs, markers
 from eomirror.adoption import adopt, can_start
+from eomirror.blame import Blame
 from eomirror.brokers import Brokers, Metadata
 from eomirror.checkpoint import InternalTopics, LaneState, Lookout
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Fenced, Reason, Refused, Rewind
@@ -37,7 +38,6 @@ log = logs.get("lane")
 IDLE_SECONDS: Final = 0.5  # the longest a lane is deaf to orders and stop
 PUBLISH_SECONDS: Final = 0.25  # how old `view` may get while there is much to do
 RETRY_SECONDS: Final = (0.1, 2.0)  # when routes that could not start are tried again: at first, and at the latest
-SUSPECT_TIMES: Final = 5  # a batch that is refused this often, for no passing reason, faults its partition
 POSTPONED_SECONDS: Final = 15.0
 REWIND_BACKOFF: Final = (0.02, 5.0)
 # How long a fenced lane looks for the commit of whoever fenced it, before it takes the lane again. Two newcomers that
@@ -80,9 +80,7 @@ class Lane:
         self._rewinds_unledgered: Counter[str] = Counter()
         self._failures = 0
         self._retries = 0
-        self._carried: dict[RouteKey, Faulted] = {}
-        self._apart: dict[RouteKey, int] = {}  # below this offset batches are sent one by one, to see which is refused
-        self._suspects: Counter[RouteKey] = Counter()
+        self._blame = Blame()
         self._generation: int | None = None  # the newest that we have seen
         self._records = self._bytes = self._commits = 0
         self._publish_at = 0.0
@@ -114,7 +112,7 @@ class Lane:
                     self._finish()
                     return
                 except Rewind as doubt:
-                    self._carry(doubt)
+                    self._blame.take(doubt)
                     self._rewind(doubt.cause, doubt.message)
                 except (ConnectionLost, BrokerError) as error:
                     self._rewind("target_away", error.message)
@@ -124,17 +122,6 @@ class Lane:
             self._transactions.close()
             self._source.close()
             self._source_brokers.close()
-
-    def _carry(self, doubt: Rewind) -> None:
-        """What must survive the rewind: the partitions that would fail again, else there would be no end to it."""
-        self._suspects.update((f.topic, f.partition) for f in doubt.suspects)
-        faults = [*doubt.faults, *(f for f in doubt.suspects if self._suspects[f.topic, f.partition] >= SUSPECT_TIMES)]
-        for fault in faults:
-            key = fault.topic, fault.partition
-            if fault.gathered and fault.next_offset is not None:
-                self._apart[key] = fault.next_offset
-            else:
-                self._carried[key] = fault
 
     def _rewind(self, cause: str, message: str) -> None:
         self._rewinds += 1
@@ -231,7 +218,7 @@ class Lane:
             state.positions,
             self._known_head(),
             self._transactions,
-            self._carried,
+            self._blame.certain,
             now_ms,
         )
         if self._known_head().pinned_ms is None and not adopted.waiting:
@@ -243,7 +230,7 @@ class Lane:
             if route.changed and route.fault is not None:
                 self._log_fault(route)
         self._commit(self._begin())
-        self._carried.clear()
+        self._blame.certain.clear()
         active = [r for r in self._routes.values() if r.leader is not None and r.key in orders.routes]
         for route in active:
             if route.target_end is not None:
@@ -270,7 +257,7 @@ class Lane:
         if self._pacing.due(drained=block is None):
             self._commit(self._begin())
             self._failures = 0
-            self._suspects.clear()
+            self._blame.committed(self._routes)
         elif block is None and self._lookout.stranger(self._now()):
             raise Rewind("epoch", "somebody else has written to the checkpoint")
         if block is None or self._now() >= self._publish_at:
@@ -301,7 +288,7 @@ class Lane:
                 max_batch_bytes=route.max_batch_bytes,
                 recipe=route.recipe,
                 until=route.until,
-                merge=part.position >= self._apart.get(part.key, 0),
+                apart=self._blame.apart(part.key),
             )
             route.source_lso = part.stable
             if packed.next_offset > part.position:

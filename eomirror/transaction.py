@@ -458,7 +458,7 @@ class Transactions:
                             detail,
                             offset=out.batch.runs[0][0],
                             next_offset=last_first + last_count,
-                            gathered=out.batch.gathered,
+                            many=out.batch.count > 1,
                         )
                     )
             elif out.batch is not None and answer.log_append_time is not None:

@@ -199,6 +199,32 @@ def test_a_record_that_is_too_large_is_left_out_alone(
     assert values(target, topic) == [b"before", b"after", b"y" * 5000]
 
 
+def test_a_limit_that_is_lowered_while_it_runs_splits_batches_and_faults_nothing(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    topic = f"{name}.lowered"
+    source.create_topic(topic, 1)
+    config = flow_config(lanes=1, discovery={"interval": "1h"})  # it keeps the limit that it knows
+    batches = source.producer({"linger.ms": 200, "batch.num.messages": 500})
+
+    def write(first: int) -> None:
+        for number in range(first, first + 500):
+            batches.produce(topic, b"%d" % number + b"x" * 300, b"k")
+        assert batches.flush(30) == 0
+
+    write(0)
+    run = eomirror.background("run", config=config)
+    run.wait_for(lambda: ends(target, [topic], committed=True) >= 500, 30, "the first batch")
+    target.set_config(topic, {"max.message.bytes": 50_000})
+    write(500)
+    write(1000)
+    run.wait_for(lambda: positions(config)[topic, 0].next_offset == 1500, 30, "the other batches")
+    run.term()
+    run.wait(20).expect(0)
+    assert faulted_events(run) == []
+    assert_equal(source, target, [topic], least=1500)
+
+
 def test_what_the_target_refuses_is_left_out_alone(
     source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
 ) -> None:

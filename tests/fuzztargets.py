@@ -146,7 +146,7 @@ def pack(data: bytes) -> None:
         max_batch_bytes=limit,
         recipe=hostile.recipe,
         until=hostile.until,
-        merge=not hostile.flags & APART,
+        apart=(hostile.position, 1 << 62) if hostile.flags & APART else None,
     )
     check_packed(packed, hostile.position, limit)
     if packed.error is None:

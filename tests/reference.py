@@ -29,7 +29,7 @@ from reference_format import (
     TooLarge,
     crc32c,
 )
-from reference_rewrite import Member, Out, Parsed, RecordTooLarge, drafts, gathered, out_of, written
+from reference_rewrite import MERGE_IN_ALL, Member, Out, Parsed, RecordTooLarge, drafts, gathered, out_of, written
 
 Read = tuple[int, int, bytes | None, bytes | None, list[Header]]
 
@@ -257,7 +257,7 @@ def pack(
     max_batch_bytes: int,
     recipe: Sequence[tuple[Any, ...]] | None = None,
     until: int = (1 << 63) - 1,
-    merge: bool = True,
+    apart: tuple[int, int] = (0, 0),
 ) -> Result:
     """The limit is kept where nothing is compressed anew: what a compressor makes of a batch cannot be said here."""
     result = Result(position, base_sequence)
@@ -280,7 +280,7 @@ def pack(
     except BadBatch as bad:
         failure = bad.failure
     try:
-        _forward(judged, result, (producer_id, producer_epoch), max_batch_bytes, recipe, position, until, merge)
+        _forward(judged, result, (producer_id, producer_epoch), max_batch_bytes, recipe, position, until, apart)
         for _, batch in judged:
             result.next_offset = max(result.next_offset, min(batch.next_offset, until))
         if halted:
@@ -308,7 +308,7 @@ def _forward(
     recipe: Sequence[tuple[Any, ...]] | None,
     position: int,
     until: int,
-    merge: bool,
+    apart: tuple[int, int],
 ) -> None:
     """Batches for all that is data. Raises BadBatch, with everything before it in the result."""
 
@@ -321,32 +321,41 @@ def _forward(
         for _, before in judged[:index]:
             result.next_offset = max(result.next_offset, min(before.next_offset, until))
 
-    def plain(batch: Found) -> bool:
+    def member(batch: Found) -> Member:
+        alone = batch.base_offset < apart[1] and batch.next_offset > apart[0]
         whole = position <= batch.base_offset and batch.next_offset <= until and batch.count == batch.last_delta + 1
-        return recipe is None and whole and not batch.old and not batch.attributes & LOG_APPEND_TIME
+        plain = recipe is None and whole and not batch.old and not batch.attributes & LOG_APPEND_TIME
+        may_pass = len(batch.data) <= limit and (batch.count == 1 or not alone)
+        return Member(len(batch.data), batch.attributes, plain and may_pass, batch.old, alone)
 
-    data = [(index, batch) for index, (verdict, batch) in enumerate(judged) if verdict == "data"]
-    members = [Member(len(batch.data), batch.attributes, plain(batch), batch.old) for _, batch in data]
-    for size in gathered(members, limit, merge=merge):
+    data = [(index, batch, member(batch)) for index, (verdict, batch) in enumerate(judged) if verdict == "data"]
+    merge, spent = True, 0
+    while data:
+        size = gathered([one for _, _, one in data], limit) if merge else 1
         group, data = data[:size], data[size:]
-        first = group[0][1]
-        stamp = (*producer, result.next_sequence)
-        if size == 1 and plain(first) and len(first.data) <= limit:
-            add(_passed(first, stamp))
+        _, first, head = group[0]
+        if size == 1 and head.plain:
+            add(_passed(first, (*producer, result.next_sequence)))
             continue
         parsed: list[tuple[int, list[Parsed]]] = []
         failed: BadBatch | None = None
-        for index, batch in group:
+        passes = False
+        for index, batch, one in group:
             at = max([position, *(min(b.next_offset, until) for _, b in judged[:index])])
+            if one.plain and batch.codec and spent >= MERGE_IN_ALL:
+                passes = True
+                break
             try:
                 records = records_of(batch, at)
             except (Malformed, BadBatch) as bad:
                 failed = bad if isinstance(bad, BadBatch) else BadBatch(batch.failure("CORRUPT_BATCH", at))
+                passes = one.plain
                 break
+            spent += len(unpacked(batch, at)) if batch.codec and not batch.old else 0
             parsed.append((len(batch.data), [rec for rec in records if position <= rec.offset < until]))
         too_large: RecordTooLarge | None = None
         try:
-            done = drafts(parsed, None if first.codec else limit, recipe)
+            done = drafts(parsed, None if first.codec else limit, recipe, one_by_one=head.apart)
         except RecordTooLarge as record:
             done, too_large = record.done, record
         for draft in done:
@@ -354,7 +363,12 @@ def _forward(
         if too_large is not None:
             result.next_offset = too_large.offset
             raise BadBatch(Failure("RECORD_TOO_LARGE", too_large.offset, too_large.offset + 1))
-        if failed is not None:
+        if passes:
+            # It was only to be gathered. Nobody else has read it either, and its readers may be more lenient.
+            merge = False
+            add(_passed(group[len(parsed)][1], (*producer, result.next_sequence)))
+            data = group[len(parsed) + 1 :] + data
+        elif failed is not None:
             stand(group[len(parsed)][0])
             raise failed
 
@@ -370,7 +384,6 @@ def _passed(batch: Found, stamp: tuple[int, int, int]) -> Out:
         count=batch.count,
         source_bytes=len(batch.data),
         reencoded=False,
-        gathered=False,
     )
 
 

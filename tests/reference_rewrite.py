@@ -20,7 +20,7 @@ from reference_format import (
 )
 
 MERGE_BELOW, MERGE_BELOW_COMPRESSED = 16384, 4096
-MERGE_UP_TO, MERGE_UNPACKED = 262144, 4194304
+MERGE_UP_TO, MERGE_UNPACKED, MERGE_IN_ALL = 262144, 4194304, 33554432
 MAX_HEADERS = 1 << 20
 LASTING = ~(LOG_APPEND_TIME | TRANSACTIONAL | CONTROL | DELETE_HORIZON)
 
@@ -51,7 +51,6 @@ class Out:
     max_timestamp: int
     source_bytes: int
     reencoded: bool
-    gathered: bool
 
 
 @dataclasses.dataclass
@@ -60,37 +59,37 @@ class Member:
 
     size: int
     attributes: int
-    plain: bool  # nothing of its records has to change
+    plain: bool  # nothing of its records has to change, and it may be sent as it is
     old: bool = False  # magic 0 or 1
+    apart: bool = False  # its records are wanted one by one
 
     @property
     def joins(self) -> bool:
-        return not self.plain or self.size < (MERGE_BELOW_COMPRESSED if self.attributes & 7 else MERGE_BELOW)
+        small = self.size < (MERGE_BELOW_COMPRESSED if self.attributes & 7 else MERGE_BELOW)
+        return not self.apart and (small or not self.plain)
 
 
-def gathered(members: Sequence[Member], max_batch_bytes: int, *, merge: bool) -> list[int]:
-    """How many batches each produced one is made of, in order.
+def gathered(members: Sequence[Member], max_batch_bytes: int) -> int:
+    """How many batches the next produced one is made of.
 
     Neighbours are gathered as long as each is small or is re-encoded anyway, they have the same codec (and the same
     unknown attribute bits), all or none are of an old format, and their sizes together stay within MERGE_UP_TO and the
     target's limit.
     """
     most = min(MERGE_UP_TO, max_batch_bytes)
-    groups: list[list[Member]] = []
-    for member in members:
-        last = groups[-1] if groups and merge else None
+    first, size, count = members[0], members[0].size, 1
+    for member in members[1:]:
+        size += member.size
         if (
-            last
-            and member.joins
-            and last[0].joins
-            and last[0].attributes & LASTING == member.attributes & LASTING
-            and last[0].old == member.old
-            and sum(m.size for m in last) + member.size <= most
+            not member.joins
+            or not first.joins
+            or first.attributes & LASTING != member.attributes & LASTING
+            or first.old != member.old
+            or size > most
         ):
-            last.append(member)
-        else:
-            groups.append([member])
-    return [len(group) for group in groups]
+            break
+        count += 1
+    return count
 
 
 class RecordTooLarge(Exception):
@@ -110,7 +109,6 @@ class Draft:
     offsets: list[int] = dataclasses.field(default_factory=list)
     timestamps: list[int] = dataclasses.field(default_factory=list)
     source_bytes: int = 0
-    sources: int = 0
 
 
 def rest_of(rec: Parsed, recipe: Sequence[tuple[Any, ...]] | None) -> bytes | None:
@@ -128,7 +126,11 @@ def rest_of(rec: Parsed, recipe: Sequence[tuple[Any, ...]] | None) -> bytes | No
 
 
 def drafts(
-    batches: Iterable[tuple[int, list[Parsed]]], limit: int | None, recipe: Sequence[tuple[Any, ...]] | None
+    batches: Iterable[tuple[int, list[Parsed]]],
+    limit: int | None,
+    recipe: Sequence[tuple[Any, ...]] | None,
+    *,
+    one_by_one: bool,
 ) -> list[Draft]:
     """Records of (source size, records) batches, filled up greedily: a draft ends where the next record would pass the
     limit, or its timestamp is more than int64 away from the first one's.
@@ -144,14 +146,14 @@ def drafts(
             done.append(draft)
             draft = Draft()
         counted = False
-        entered: Draft | None = None
         for rec in records:
             rest = rest_of(rec, recipe)
             while True:
                 delta = rec.timestamp - draft.timestamps[0] if draft.offsets else 0
                 body = bytes([rec.attributes]) + varint(delta) + varint(len(draft.offsets)) + (rest or b"")
                 body = varint(len(body)) + body
-                if rest is not None and -(1 << 63) <= delta < 1 << 63 and len(draft.payload) + len(body) <= most:
+                fits = -(1 << 63) <= delta < 1 << 63 and len(draft.payload) + len(body) <= most
+                if rest is not None and fits and not (one_by_one and draft.offsets):
                     break
                 if not draft.offsets:
                     raise RecordTooLarge(rec.offset, done)
@@ -162,9 +164,6 @@ def drafts(
             draft.timestamps.append(rec.timestamp)
             draft.source_bytes += 0 if counted else size
             counted = True
-            if entered is not draft:
-                draft.sources += 1
-                entered = draft
     return [*done, draft] if draft.offsets else done
 
 
@@ -191,7 +190,6 @@ def out_of(draft: Draft, attributes: int, stamp: tuple[int, int, int]) -> Out:
         count=count,
         source_bytes=draft.source_bytes,
         reencoded=True,
-        gathered=draft.sources > 1,
     )
 
 
@@ -206,7 +204,6 @@ def written(
     count: int,
     source_bytes: int,
     reencoded: bool,
-    gathered: bool,
 ) -> Out:
     """The batch around a payload. Of the source's attributes, the codec and unknown bits stay."""
     attributes = attributes & LASTING | TRANSACTIONAL
@@ -225,4 +222,4 @@ def written(
     )
     header = HEADER.unpack(data[:61])[5:]
     known = None if reencoded and attributes & 7 else data
-    return Out(known, header, payload, count, tuple(runs), max_timestamp, source_bytes, reencoded, gathered)
+    return Out(known, header, payload, count, tuple(runs), max_timestamp, source_bytes, reencoded)

@@ -50,12 +50,13 @@ def test_everything_together_is_what_the_reference_says(
     fetched: Range, stamp: dict[str, int], steps: Any, data: st.DataObject
 ) -> None:
     until = data.draw(st.one_of(st.none(), st.integers(fetched.position, min(fetched.position + 60, (1 << 63) - 1))))
-    merge = data.draw(st.booleans())
+    first = data.draw(st.integers(0, fetched.position + 60))
+    apart = data.draw(st.sampled_from([(0, 0), (first, first + data.draw(st.integers(0, 20)))]))
     where = (fetched.start, fetched.end, fetched.position, fetched.aborted)
     recipe = None if steps is None else kernel.Recipe(steps)
-    got = kernel.pack(bytearray(fetched.data), *where, **stamp, recipe=recipe, until=until, merge=merge)
+    got = kernel.pack(bytearray(fetched.data), *where, **stamp, recipe=recipe, until=until, apart=apart)
     last = (1 << 63) - 1 if until is None else until
-    assert_same(got, reference.pack(fetched.data, *where, **stamp, recipe=steps, until=last, merge=merge))
+    assert_same(got, reference.pack(fetched.data, *where, **stamp, recipe=steps, until=last, apart=apart))
     assert all(first + count <= last for b in got.batches for first, count in b.runs)
 
 
@@ -102,7 +103,7 @@ def test_neighbours_of_any_kind_become_one_batch_of_their_codec(codec: int) -> N
     )
     got = packed(data, 0, [(8, 8)])
     (one,) = got.batches
-    assert (one.reencoded, one.gathered, one.runs) == (True, True, ((0, 3), (4, 2), (12, 1)))
+    assert (one.reencoded, one.runs) == (True, ((0, 3), (4, 2), (12, 1)))
     assert (got.next_offset, got.records, got.control_batches, got.aborted_records) == (13, 6, 2, 1)
     assert one.source_bytes == sum(
         len(d)
@@ -130,7 +131,7 @@ def test_a_batch_without_small_neighbours_passes_through() -> None:
     for data in (batch(0, [b"a"]), batch(0, [b"a"], codec=LZ4) + batch(1, [b"b"]) + batch(2, [b"c"], codec=LZ4)):
         frame = bytearray(data)
         got = kernel.pack(frame, 0, len(frame), 0, [], **STAMP)
-        assert all(b.view.obj is frame and not b.gathered for b in got.batches)
+        assert all(b.view.obj is frame and not b.reencoded for b in got.batches)
         assert got.records == len(got.batches)
 
 
@@ -204,7 +205,7 @@ def test_timestamps_further_apart_than_int64_begin_a_new_batch() -> None:
 
 
 def bad_ones(codec: int) -> dict[str, bytes]:
-    """Batches with offset 3 that cannot be mirrored: by CRC, by payload, by a record, by codec."""
+    """Batches with offset 3 that cannot be re-encoded: by CRC, by payload, by a record, by codec."""
     good = batch(3, [b"a", b"b"], codec=codec)
     delta = batch(3, [b"a", b"b"], codec=NONE)
     late = fmt.write_record(fmt.Rec(0, 0), 0) + fmt.write_record(fmt.Rec(5, 0), 0)
@@ -223,14 +224,50 @@ def test_what_was_gathered_before_a_bad_batch_is_delivered(codec: int, how: str)
     bad = bad_ones(codec)[how]
     before = batch(0, [b"x"], codec=codec) + batch(1, [b"y"], codec=codec) + marker(2, 7, 1)
     data = before + bad + batch(6, [b"z"], codec=codec)
-    got = packed(data, merge=True)
-    want = reference.pack(data, 0, len(data), 0, [], **STAMP)
+    got = packed(data, recipe=kernel.Recipe([]))
+    want = reference.pack(data, 0, len(data), 0, [], **STAMP, recipe=())
     assert got.error is not None
     assert (got.error.offset, got.next_offset, got.control_batches, got.last_leader_epoch) == (3, 3, 1, 4)
     assert [b.runs for b in got.batches] == [((0, 2),)]
     assert_same(got, want)
     again = kernel.pack(bytearray(data), 0, len(data), got.error.next_offset or 0, [], **STAMP)
     assert failure(again.error) == reference.pack(data, 0, len(data), got.error.next_offset or 0, [], **STAMP).error
+
+
+@pytest.mark.parametrize("codec", range(5))
+@pytest.mark.parametrize("how", ["payload", "record", "count"])
+@pytest.mark.parametrize("small_ones_before", [0, 2])
+def test_what_was_only_to_be_gathered_and_cannot_be_read_is_sent_as_it_is(
+    codec: int, how: str, small_ones_before: int
+) -> None:
+    """Brokers take such batches, and other readers may be more lenient than we are."""
+    bad = bad_ones(codec)[how]
+    data = b"".join(batch(i, [b"x"], codec=codec) for i in range(small_ones_before)) + bad
+    data += b"".join(batch(i, [b"z"], codec=codec) for i in (6, 7))
+    got = packed(data)
+    assert_same(got, reference.pack(data, 0, len(data), 0, [], **STAMP))
+    assert got.error is None
+    assert got.next_offset == 8
+    (sent,) = [b for b in got.batches if b.runs[0][0] == 3]
+    assert (sent.reencoded, bytes(sent.view[61:])) == (False, bad[61:])
+    assert [b.runs for b in got.batches if b.reencoded] == ([((0, 2),)] if small_ones_before else [])
+
+
+@pytest.mark.parametrize("codec", range(1, 5))
+def test_what_compresses_well_costs_a_bounded_time(codec: int) -> None:
+    """Small batches that unpack to much are gathered up to a bound, and sent as they are from there on."""
+    most = (33_554_432 >> 20) + 1
+    one = batch(0, [bytes(1 << 20)], codec=codec)
+    data = b"".join(i.to_bytes(8, "big") + one[8:] for i in range(most + 5))
+    got = packed(data)
+    assert got.error is None
+    sent = [b for b in got.batches if not b.reencoded]
+    assert got.records == most + 5
+    if len(one) < 4096:
+        assert [b.runs for b in sent] == [((i, 1),) for i in range(32, most + 5)]
+        assert sum(b.count for b in got.batches if b.reencoded) == 32
+    else:
+        assert len(sent) == most + 5
 
 
 def test_a_gathering_wraps_the_sequence_once() -> None:

@@ -22,7 +22,7 @@ LAYERS = (
     ("brokers", "decode", "ledger", "model"),
     ("checkpoint", "config", "lag", "pacing", "route", "source", "transaction"),
     ("clusters", "faults", "markers", "pinning", "settlement", "shown"),
-    ("adoption", "control", "report", "topology", "translation"),
+    ("adoption", "blame", "control", "report", "topology", "translation"),
     ("lane",),
     ("worker",),
 )

@@ -93,6 +93,7 @@ cdef enum:
     MERGE_BELOW_COMPRESSED = 4096
     MERGE_UP_TO = 262144        # as long as they have no more bytes than this together,
     MERGE_UNPACKED = 4194304    # and what compressed ones have become so far is less than this
+    MERGE_IN_ALL = 33554432     # in one pack(); what compresses well must not cost more than it saves
 
 
 def pack(
@@ -108,7 +109,7 @@ def pack(
     int32_t max_batch_bytes,
     Recipe recipe=None,
     until=None,
-    bint merge=True,
+    apart=None,
 ):
     """Turn the whole batches of frame[start:end] into batches to be produced; patches their headers in place."""
     cdef Py_buffer buffer
@@ -127,7 +128,8 @@ def pack(
         scan.run(<const uint8_t *>buffer.buf, start, end)
         walk = Walk(memoryview(frame), recipe, packed)
         walk.set(<uint8_t *>buffer.buf, &scan.found, position, MAX_OFFSET if until is None else until, &stamp)
-        walk.merge = merge
+        walk.merge = True
+        walk.apart_first, walk.apart_next = (0, 0) if apart is None else apart
         try:
             walk.judge(AbortedIndex(aborted))
             walk.forward()
@@ -159,7 +161,9 @@ cdef class Walk:
     cdef object view
     cdef Recipe recipe
     cdef Packed packed
-    cdef bint merge
+    cdef bint merge             # neighbours may become one batch
+    cdef int64_t apart_first    # the records of batches that reach into
+    cdef int64_t apart_next     # this range are batches of their own
     cdef Reencoder reencoder
 
     def __init__(self, view, recipe, packed):
@@ -203,7 +207,7 @@ cdef class Walk:
             elif aborted:
                 verdict = ABORTED
             else:
-                verdict = KEPT if item.count else HEADER_ONLY
+                verdict = HEADER_ONLY if not item.count else PLAIN if self.is_plain(item) else KEPT
             self.verdicts[self.judged] = verdict
             self.judged += 1
         return 0
@@ -217,12 +221,12 @@ cdef class Walk:
         cdef Fault fault
         while i < self.judged:
             end = i + 1
-            if self.verdicts[i] == KEPT:
+            if self.verdicts[i] >= KEPT:
                 end = self.gathered(i)
-                if end == i + 1 and self.may_pass(&self.items[i]):
+                if end == i + 1 and self.verdicts[i] == PLAIN:
                     self.pass_through(&self.items[i])
                 else:
-                    self.reencode(i, end)
+                    end = self.reencode(i, end)
             self.pass_over(&self.items[end - 1])
             i = end
         if self.halted:
@@ -243,23 +247,26 @@ cdef class Walk:
         return 0
 
     cdef bint is_plain(self, const Scanned *item) noexcept:
-        """Nothing of its records has to change."""
+        """Nothing of its records has to change, and it may be sent as it is."""
         return (
             self.recipe is None
             and item.magic == 2
             and item.base_offset >= self.position
             and item.next_offset <= self.until
             and item.count == <int64_t>item.last_offset_delta + 1
+            and (item.count == 1 or not self.is_apart(item))
+            and item.size <= self.stamp.max_batch_bytes
             and not item.attributes & LOG_APPEND_TIME
         )
 
-    cdef bint may_pass(self, const Scanned *item) noexcept:
-        return self.is_plain(item) and item.size <= self.stamp.max_batch_bytes
+    cdef bint is_apart(self, const Scanned *item) noexcept:
+        return item.base_offset < self.apart_next and item.next_offset > self.apart_first
 
-    cdef bint may_gather(self, const Scanned *item) noexcept:
+    cdef bint may_gather(self, Py_ssize_t i) noexcept:
         """A large batch is not re-encoded merely because a small one lies beside it."""
+        cdef const Scanned *item = &self.items[i]
         cdef Py_ssize_t small = MERGE_BELOW_COMPRESSED if item.attributes & CODEC_MASK else MERGE_BELOW
-        return self.merge and (item.size < small or not self.is_plain(item))
+        return self.merge and not self.is_apart(item) and (item.size < small or self.verdicts[i] != PLAIN)
 
     cdef Py_ssize_t gathered(self, Py_ssize_t first) noexcept:
         """Index after the last batch that becomes one with the first; what is dropped between them does not matter."""
@@ -267,14 +274,14 @@ cdef class Walk:
         cdef int16_t kind = lasting(item.attributes)
         cdef bint old = item.magic < 2
         cdef Py_ssize_t size = item.size, end = first + 1, i
-        if not self.may_gather(item):
+        if not self.may_gather(first):
             return end
         for i in range(first + 1, self.judged):
-            if self.verdicts[i] != KEPT:
+            if self.verdicts[i] < KEPT:
                 continue
             item = &self.items[i]
             size += item.size
-            if not self.may_gather(item) or lasting(item.attributes) != kind or (item.magic < 2) != old:
+            if not self.may_gather(i) or lasting(item.attributes) != kind or (item.magic < 2) != old:
                 break
             if size > min(<Py_ssize_t>MERGE_UP_TO, <Py_ssize_t>self.stamp.max_batch_bytes):
                 break
@@ -297,7 +304,12 @@ cdef class Walk:
         hand_out(batch, self.packed, self.stamp)
         return 0
 
-    cdef int reencode(self, Py_ssize_t first, Py_ssize_t end) except -1:
+    cdef Py_ssize_t reencode(self, Py_ssize_t first, Py_ssize_t end) except -1:
+        """Write the batches first..end anew as one, or as many as it takes; returns the index behind the last one done.
+
+        One that was only to be gathered, and that cannot be read or is not worth it, is sent as it is, and no more are
+        gathered: nobody else has read it either, and its readers may be more lenient than we are.
+        """
         cdef Span span
         if self.reencoder is None:
             self.reencoder = Reencoder(self.recipe, self.packed)
@@ -310,8 +322,12 @@ cdef class Walk:
         span.end = end
         span.position = self.position
         span.until = self.until
-        self.reencoder.run(&span)
-        return 0
+        self.reencoder.run(&span, 1 if self.is_apart(&self.items[first]) else 0x7FFFFFFF)
+        if span.at == end:
+            return end
+        self.merge = False
+        self.pass_through(&self.items[span.at])
+        return span.at + 1
 
     cdef int account(self) except -1:
         """Count what lies below packed.next_offset, however the walk ended."""

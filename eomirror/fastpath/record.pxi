@@ -139,7 +139,6 @@ cdef void empty(Draft *draft) noexcept nogil:
     draft.used = HEADER_SIZE
     draft.count = 0
     draft.source_bytes = 0
-    draft.sources = 0
     draft.run_count = 0
 
 
@@ -178,7 +177,6 @@ cdef Fault rewrite_records(Rewrite *job, Draft *draft, const Steps *steps, Heade
         draft.first_timestamp = before.first_timestamp
         draft.max_timestamp = before.max_timestamp
         draft.source_bytes = before.source_bytes
-        draft.sources = before.sources
         draft.run_count = before.run_count
         if draft.run_count:
             draft.runs[draft.run_count - 1].count = last_run
@@ -190,7 +188,7 @@ cdef Fault move_batches(Span *span, Draft *draft, const Steps *steps, HeaderList
     cdef const Scanned *item
     cdef Fault fault
     while span.at < span.end:
-        if span.verdicts[span.at] == KEPT:
+        if span.verdicts[span.at] >= KEPT:
             item = &span.items[span.at]
             if not span.begun:
                 span.job = rewriting(
@@ -225,7 +223,6 @@ cdef Fault move_records(Rewrite *job, Draft *draft, const Steps *steps, HeaderLi
     cdef Py_ssize_t start, length, size, tail
     cdef Record record
     cdef int64_t timestamp = 0, offset, delta
-    cdef int32_t sources = draft.sources + 1
     cdef uint8_t *at
     cdef Fault fault
     while job.left:
@@ -270,7 +267,6 @@ cdef Fault move_records(Rewrite *job, Draft *draft, const Steps *steps, HeaderLi
                 put_headers(at + (tail - record.rest), headers)
             draft.used += size
             draft.count += 1
-            draft.sources = sources
             if not job.started:
                 job.started = True
                 draft.source_bytes += batch.size

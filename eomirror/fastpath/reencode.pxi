@@ -23,6 +23,7 @@ cdef class Reencoder:
     cdef const Steps *steps
     cdef Packed packed
     cdef Stamp *stamp           # borrowed
+    cdef Py_ssize_t spent       # bytes of magic 2 unpacked so far
     cdef int16_t attributes     # of what is being written
     cdef object unpacked        # the payload that the span's job reads from,
     cdef Scanned converted      # and the batch, if it was made of an old entry
@@ -42,16 +43,17 @@ cdef class Reencoder:
         free(self.headers.items)
         free(self.headers.values)
 
-    cdef int run(self, Span *span) except -1:
-        """The whole span as one batch, or as many as it takes. Raises BatchError with packed.next_offset at the bad
-        batch or record, and everything before it handed out."""
+    cdef int run(self, Span *span, int32_t most) except -1:
+        """The whole span as one batch, or as many as it takes, of at most so many records. It stands at its end then, or
+        at a PLAIN batch that is better sent as it is, with everything before it handed out. Raises BatchError with
+        packed.next_offset at the bad batch or record, and everything before it handed out."""
         cdef Py_ssize_t end = span.end
         cdef bint unpacks = span.items[span.at].attributes & CODEC_MASK != 0 or span.items[span.at].magic < 2
         self.attributes = lasting(span.items[span.at].attributes)
         self.draft.limit = self.stamp.max_batch_bytes
         if self.attributes & CODEC_MASK:
             self.draft.limit = HEADER_SIZE + MAX_UNPACKED
-        self.draft.most = 0x7FFFFFFF
+        self.draft.most = most
         empty(&self.draft)
         while span.at < end:
             if unpacks:
@@ -59,15 +61,20 @@ cdef class Reencoder:
                 span.end = span.at + 1
                 if self.attributes & CODEC_MASK and self.draft.used >= MERGE_UNPACKED:
                     self.flush()
-                if span.verdicts[span.at] == KEPT:
-                    self.unpack(span)
-            self.move(span)
+                if span.verdicts[span.at] == PLAIN and self.spent >= MERGE_IN_ALL:
+                    break
+                if span.verdicts[span.at] >= KEPT and not self.unpack(span):
+                    break
+            if not self.move(span):
+                break
             span.end = end
             self.unpacked = None
+        self.unpacked = None
         self.flush()
         return 0
 
-    cdef int unpack(self, Span *span) except -1:
+    cdef bint unpack(self, Span *span) except -1:
+        """False for a PLAIN batch that does not unpack."""
         cdef const Scanned *item = &span.items[span.at]
         cdef const Scanned *batch = item
         cdef Cursor records
@@ -80,14 +87,19 @@ cdef class Reencoder:
                     item.attributes & CODEC_MASK, span.base + item.start + HEADER_SIZE, item.size - HEADER_SIZE
                 )
         except _Undecodable as error:
+            if span.verdicts[span.at] == PLAIN:
+                return False
             self.stand_before(span)
             raise batch_error(item, self.packed.next_offset, error.reason, error.detail) from None
         records = Cursor(<const uint8_t *>PyByteArray_AS_STRING(self.unpacked), 0, len(self.unpacked))
         span.job = rewriting(batch, records, span.position, span.until)
         span.begun = True
-        return 0
+        if item.magic == 2:
+            self.spent += len(self.unpacked)
+        return True
 
-    cdef int move(self, Span *span) except -1:
+    cdef bint move(self, Span *span) except -1:
+        """False if it stands at a PLAIN batch that does not parse; nothing of it is in a draft."""
         cdef Fault fault = DRAFT_FULL
         cdef Py_ssize_t size = self.expect(span)
         while fault == DRAFT_FULL:
@@ -103,10 +115,14 @@ cdef class Reencoder:
         if fault == TOO_LARGE:
             self.flush()
             self.too_large(span.job.offset)
+        if fault == NO_MEMORY:
+            raise MemoryError()
+        if fault and span.verdicts[span.at] == PLAIN:
+            return False
         if fault:
             self.stand_before(span)
             raise fault_error(&span.items[span.at], self.packed.next_offset, fault)
-        return 0
+        return True
 
     cdef Py_ssize_t expect(self, const Span *span) except -1:
         """About how many bytes the span's records take as they are."""
@@ -272,7 +288,6 @@ cdef class Reencoder:
         batch.source_bytes = source_bytes
         batch.payload_crc = crc
         batch.reencoded = True
-        batch.gathered = self.draft.sources > 1
         for run in batch.runs:
             total += <int64_t>run[1]
         assert_sendable(p, size, total - 1)
