@@ -167,3 +167,62 @@ def test_hostile_lengths_are_errors(length: int) -> None:
         batch = bytearray(fmt.write_batch(0, b"", count=0, last_delta=0))
         batch[field] = 0x80
         kernel.pack(batch, 0, len(batch), 0, [], **STAMP)
+
+
+def test_a_record_that_ends_inside_any_of_its_fields_is_an_error() -> None:
+    rec = fmt.Rec(0, 300, b"key", b"value", ((b"id", b"x"), (b"null", None)))
+    body = fmt.write_record(rec, 0)[1:]
+    for size in range(len(body)):
+        data = fmt.write_batch(0, fmt.varint(size) + body[:size], count=1, last_delta=1)
+        got = kernel.pack(bytearray(data), 0, len(data), 0, [], **STAMP)
+        assert failure(got.error) == reference.Failure("CORRUPT_BATCH", 0, 2), size
+        assert_same_reading(data, 0, len(data), 0, [])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (8, -1),  # length
+        (8, 13),
+        (8, 48),
+        (8, 1 << 20),
+        (16, 3),  # magic
+        (16, -1),
+        (23, -1),  # last offset delta
+        (23, -(1 << 31)),
+        (57, -1),  # count
+        (57, 4),
+    ],
+)
+def test_a_header_with_a_hostile_field_is_an_error(field: int, value: int) -> None:
+    """The checksum is right, so each field is judged by itself; a batch stands before the hostile one."""
+    good = fmt.write_batch(0, fmt.write_record(fmt.Rec(0, 0, b"k"), 0), count=1, last_delta=0)
+    bad = fmt.write_batch(1, b"".join(fmt.write_record(fmt.Rec(i, 0), 0) for i in range(3)), count=3, last_delta=2)
+    size = 1 if field == 16 else 4
+    hostile = fmt.with_right_crc(bad[:field] + value.to_bytes(size, "big", signed=True) + bad[field + size :])
+    data = good + hostile
+    got = kernel.pack(bytearray(data), 0, len(data), 0, [], **STAMP)
+    assert_same(got, reference.pack(data, 0, len(data), 0, [], **STAMP))
+    assert got.records == 1
+    assert got.incomplete if (field, value) == (8, 1 << 20) else got.error is not None
+    assert_same_reading(data, 0, len(data), 0, [])
+    assert kernel.next_offset(data, 0, len(data), 0) == reference.next_offset(data, 0, len(data), 0) == (1, 0)
+
+
+def test_the_last_offset_and_the_first_timestamp_are_not_passed() -> None:
+    far = fmt.write_batch((1 << 63) - 2, fmt.write_record(fmt.Rec(0, 0), 0), count=1, last_delta=2)
+    got = kernel.pack(bytearray(far), 0, len(far), 0, [], **STAMP)
+    assert failure(got.error) == reference.Failure("CORRUPT_BATCH", 0, None)
+    assert_same_reading(far, 0, len(far), 0, [])
+    early = fmt.write_batch(0, fmt.write_record(fmt.Rec(0, -1), 0), count=1, last_delta=1, base_timestamp=-(1 << 63))
+    got = kernel.pack(bytearray(early), 0, len(early), 0, [], **STAMP)
+    assert failure(got.error) == reference.Failure("CORRUPT_BATCH", 0, 2)
+    assert_same_reading(early, 0, len(early), 0, [])
+
+
+def test_what_is_shown_of_a_result_names_what_it_holds() -> None:
+    data = fmt.write_batch(5, fmt.write_record(fmt.Rec(0, 0, b"k"), 0), count=1, last_delta=0) + b"\0"
+    got = kernel.pack(bytearray(data), 0, len(data), 5, [], **STAMP)
+    assert repr(got) == "Packed(batches=1, records=1, next_offset=6, error=None)"
+    assert repr(got.batches[0]) == f"Batch(count=1, runs=((5, 1),), bytes={len(data) - 1}, reencoded=False)"
+    assert repr(kernel.OffsetMap()) == "OffsetMap(0 runs)"
