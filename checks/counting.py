@@ -8,7 +8,7 @@ import sys
 
 from bench.cases import Scale, cases
 
-SCALE = Scale(batches=2, singles=200, runs=100_000, lookups=1000)
+SCALE = Scale(batches=2, singles=1000, runs=100_000, lookups=1000)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ exclude_lines =
 """
 # Tests whose million headers and megabytes take minutes when every line reports itself.
 TOO_LONG = "not (more_headers_than_a_list_holds or large_records_and_many_headers or 65_535_headers)"
-EXAMPLES = "0.4"  # of Hypothesis; more of them find no more lines
+EXAMPLES = "0.25"  # of Hypothesis; more of them find no more lines
 
 
 def ranges(lines: list[int]) -> str:
