@@ -219,7 +219,7 @@ def pack(
     A batch is patched in place when it may be. It is re-encoded with its own codec when it begins below the position,
     reaches `until`, has gaps inside, carries LogAppendTime (every record gets the batch's max timestamp), when it is of
     magic 0 or 1 (which go into batches of their own), or when there is a `recipe`. Neighbours become one batch as long
-    as each has less than 16 KiB (compressed: 4 KiB) or is re-encoded anyway, they have one codec, and they have no more
+    as each has less than 16 KiB (compressed: 4 KiB) or is re-encoded anyway, they have one codec or none, and no more
     than 256 KiB (and than `max_batch_bytes`) together, unpacked 4 MiB before the last one; what is dropped between them
     makes a gap in the runs. Timestamps further apart than int64 begin a new batch. No more are gathered in this range
     once one that may be sent as it is cannot be read, or 32 MiB have been unpacked: it is sent as it is. The records of

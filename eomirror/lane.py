@@ -17,7 +17,7 @@ from typing import Final, TypeGuard
 
 import msgspec
 
-from eomirror import _fastpath, checkpoint, logs, markers
+from eomirror import _fastpath, checkpoint, ledger, logs, markers
 from eomirror.adoption import adopt, can_start
 from eomirror.blame import Blame
 from eomirror.brokers import Brokers, Metadata
@@ -321,6 +321,8 @@ class Lane:
     def _book_acks(self) -> None:
         for acked in self._transactions.acked():
             self._routes[acked.topic, acked.partition].wrote(acked.batch, acked.base_offset)
+        if sum(route.book.run_count for route in self._touched.values()) >= ledger.MAX_RUNS_PER_TRANSACTION:
+            self._pacing.urgent()
 
     def _take_source_faults(self) -> None:
         for fault in self._source.faults:

@@ -14,6 +14,8 @@ from eomirror.errors import Reason, Refused
 from eomirror.records import Gap, LaneRecord, LedgerRecord, LedgerRoute, Tally
 
 MAX_RUNS_PER_ROUTE = 64
+# Uncommitted in a lane. A ledger record is a single record of some bytes per run, in a batch of its own.
+MAX_RUNS_PER_TRANSACTION = 200_000
 LEDGER_SECONDS = 1.0
 
 

@@ -58,8 +58,9 @@ def make_lane(
     max_bytes: int = 300,
     fetch_bytes: int = 400,
     transform: tuple[Step, ...] = (),
+    pace: Pace | None = None,
 ) -> Lane:
-    """A lane that commits often, so that a run of the model holds many transactions."""
+    """A lane that commits often, so that a run of the model holds many transactions; unless it has another pace."""
 
     def brokers(cluster: ModelCluster) -> Brokers:
         return Brokers(cluster.name, [Address(cluster.name, 9092)], f"test-{name}", network)
@@ -79,7 +80,7 @@ def make_lane(
         brokers(source),
         target_brokers,
         Transactions(target_brokers, f"eomirror.{FLOW}.0", transaction_timeout_ms=15_000, step=step, patience=5.0),
-        Pace(None, max_bytes, 1.0),
+        pace or Pace(None, max_bytes, 1.0),
         step,
         given,
         clock_ms=lambda: 1_700_000_000_000 + int(network.now() * 1000),

@@ -334,6 +334,7 @@ def _forward(
         size = gathered([one for _, _, one in data], limit) if merge else 1
         group, data = data[:size], data[size:]
         _, first, head = group[0]
+        codec = max(batch.codec for _, batch, _ in group)
         if size == 1 and head.plain:
             add(_passed(first, (*producer, result.next_sequence)))
             continue
@@ -342,7 +343,7 @@ def _forward(
         passes = False
         for index, batch, one in group:
             at = max([position, *(min(b.next_offset, until) for _, b in judged[:index])])
-            if one.plain and batch.codec and spent >= MERGE_IN_ALL:
+            if one.plain and codec and spent >= MERGE_IN_ALL:
                 passes = True
                 break
             try:
@@ -355,11 +356,11 @@ def _forward(
             parsed.append((len(batch.data), [rec for rec in records if position <= rec.offset < until]))
         too_large: RecordTooLarge | None = None
         try:
-            done = drafts(parsed, None if first.codec else limit, recipe, one_by_one=head.apart)
+            done = drafts(parsed, None if codec else limit, recipe, one_by_one=head.apart)
         except RecordTooLarge as record:
             done, too_large = record.done, record
         for draft in done:
-            add(out_of(draft, first.attributes, (*producer, result.next_sequence)))
+            add(out_of(draft, first.attributes & ~7 | codec, (*producer, result.next_sequence)))
         if too_large is not None:
             result.next_offset = too_large.offset
             raise BadBatch(Failure("RECORD_TOO_LARGE", too_large.offset, too_large.offset + 1))

@@ -72,22 +72,25 @@ class Member:
 def gathered(members: Sequence[Member], max_batch_bytes: int) -> int:
     """How many batches the next produced one is made of.
 
-    Neighbours are gathered as long as each is small or is re-encoded anyway, they have the same codec (and the same
-    unknown attribute bits), all or none are of an old format, and their sizes together stay within MERGE_UP_TO and the
-    target's limit.
+    Neighbours are gathered as long as each is small or is re-encoded anyway, they have no more than one codec (and the
+    same unknown attribute bits), all or none are of an old format, and their sizes together stay within MERGE_UP_TO and
+    the target's limit.
     """
     most = min(MERGE_UP_TO, max_batch_bytes)
     first, size, count = members[0], members[0].size, 1
+    found = {first.attributes & 7} - {0}
     for member in members[1:]:
         size += member.size
         if (
             not member.joins
             or not first.joins
-            or first.attributes & LASTING != member.attributes & LASTING
+            or first.attributes & LASTING & ~7 != member.attributes & LASTING & ~7
+            or len(found | {member.attributes & 7} - {0}) > 1
             or first.old != member.old
             or size > most
         ):
             break
+        found |= {member.attributes & 7} - {0}
         count += 1
     return count
 

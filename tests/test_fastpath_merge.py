@@ -128,11 +128,29 @@ def test_neighbours_of_any_kind_become_one_batch_of_their_codec(codec: int) -> N
 
 
 def test_a_batch_without_small_neighbours_passes_through() -> None:
-    for data in (batch(0, [b"a"]), batch(0, [b"a"], codec=LZ4) + batch(1, [b"b"]) + batch(2, [b"c"], codec=LZ4)):
+    for data in (
+        batch(0, [b"a"]),
+        batch(0, [b"a"], codec=LZ4) + batch(1, [b"b"], codec=4) + batch(2, [b"c"], codec=LZ4),
+    ):
         frame = bytearray(data)
         got = kernel.pack(frame, 0, len(frame), 0, [], **STAMP)
         assert all(b.view.obj is frame and not b.reencoded for b in got.batches)
         assert got.records == len(got.batches)
+
+
+@pytest.mark.parametrize("codec", range(1, 5))
+@pytest.mark.parametrize("first", [0, 1])
+def test_uncompressed_neighbours_join_a_codec(codec: int, first: int) -> None:
+    """Producers leave a batch uncompressed that would not get smaller."""
+    data = b"".join(batch(i, [b"%d" % i], codec=codec if i % 2 == first else NONE) for i in range(9))
+    got = packed(data)
+    (one,) = got.batches
+    assert one.runs == ((0, 9),)
+    assert fmt.HEADER.unpack(bytes(one.view[:61]))[5] == codec | TRANSACTIONAL
+    assert [rec[3] for rec in decoded(got)] == [b"%d" % i for i in range(9)]
+    assert_same(got, reference.pack(data, 0, len(data), 0, [], **STAMP))
+    other = batch(9, [b"9"], codec=codec % 4 + 1)
+    assert runs(packed(data + other)) == [((0, 9),), ((9, 1),)]
 
 
 def test_unknown_attribute_bits_are_not_mixed() -> None:

@@ -174,7 +174,7 @@ def simple(base: int, count: int = 3, *, codec: int = NONE, attributes: int = 0,
 
 
 def test_base_sequences_wrap_after_the_last_one_to_0() -> None:
-    got = packed(simple(0) + simple(3, codec=4) + simple(6), base_sequence=(1 << 31) - 4)
+    got = packed(simple(0, codec=3) + simple(3, codec=4) + simple(6, codec=3), base_sequence=(1 << 31) - 4)
     assert [fmt.HEADER.unpack(bytes(b.view[:61]))[11] for b in got.batches] == [(1 << 31) - 4, (1 << 31) - 1, 2]
     assert got.next_sequence == 5
 

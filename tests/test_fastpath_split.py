@@ -115,7 +115,7 @@ def noise(count: int, size: int) -> list[bytes]:
 @pytest.mark.parametrize("codec", range(5))
 @pytest.mark.parametrize("start", [20, 21])
 def test_a_batch_is_split_where_it_must_be_and_nowhere_else(codec: int, start: int) -> None:
-    data = batch(20, noise(40, 50), codec=codec)
+    data = batch(20, [value + bytes(25) for value in noise(40, 25)], codec=codec)
     whole = packed(data, start, recipe=kernel.Recipe([]))
     size = len(whole.batches[0].view)
     fitting = packed(data, start, max_batch_bytes=size, recipe=kernel.Recipe([]))
@@ -125,6 +125,18 @@ def test_a_batch_is_split_where_it_must_be_and_nowhere_else(codec: int, start: i
     assert len(got.batches) == 2
     assert decoded(got) == decoded(whole)
     assert_sound(got, 17, size - 1)
+
+
+@pytest.mark.parametrize("codec", range(1, 5))
+def test_what_fits_only_uncompressed_is_left_uncompressed(codec: int) -> None:
+    (value,) = noise(1, 500)
+    limit = len(batch(20, [value]))
+    got = packed(batch(20, [value], codec=codec), 20, max_batch_bytes=limit, recipe=kernel.Recipe([]))
+    assert got.error is None
+    (one,) = got.batches
+    assert (len(one.view), fmt.HEADER.unpack(bytes(one.view[:61]))[5]) == (limit, TRANSACTIONAL)
+    assert decoded(got)[0][3] == value
+    assert packed(batch(20, [value], codec=codec), 20, max_batch_bytes=limit - 1, recipe=kernel.Recipe([])).error
 
 
 @pytest.mark.parametrize("codec", range(5))

@@ -217,16 +217,16 @@ cdef class Walk:
         packed.batches and packed.next_offset where the walk stands."""
         cdef const Scanned *item
         cdef Py_ssize_t i = 0, end
-        cdef int16_t marker
+        cdef int16_t marker, kind
         cdef Fault fault
         while i < self.judged:
             end = i + 1
             if self.verdicts[i] >= KEPT:
-                end = self.gathered(i)
+                end = self.gathered(i, &kind)
                 if end == i + 1 and self.verdicts[i] == PLAIN:
                     self.pass_through(&self.items[i])
                 else:
-                    end = self.reencode(i, end)
+                    end = self.reencode(i, end, kind)
             self.pass_over(&self.items[end - 1])
             i = end
         if self.halted:
@@ -268,12 +268,17 @@ cdef class Walk:
         cdef Py_ssize_t small = MERGE_BELOW_COMPRESSED if item.attributes & CODEC_MASK else MERGE_BELOW
         return self.merge and not self.is_apart(item) and (item.size < small or self.verdicts[i] != PLAIN)
 
-    cdef Py_ssize_t gathered(self, Py_ssize_t first) noexcept:
-        """Index after the last batch that becomes one with the first; what is dropped between them does not matter."""
+    cdef Py_ssize_t gathered(self, Py_ssize_t first, int16_t *kind) noexcept:
+        """Index after the last batch that becomes one with the first; what is dropped between them does not matter.
+
+        `kind` gets the attributes of what they become. Producers leave a batch uncompressed that would not get smaller,
+        so uncompressed ones join a codec's.
+        """
         cdef const Scanned *item = &self.items[first]
-        cdef int16_t kind = lasting(item.attributes)
         cdef bint old = item.magic < 2
         cdef Py_ssize_t size = item.size, end = first + 1, i
+        cdef int16_t other
+        kind[0] = lasting(item.attributes)
         if not self.may_gather(first):
             return end
         for i in range(first + 1, self.judged):
@@ -281,10 +286,14 @@ cdef class Walk:
                 continue
             item = &self.items[i]
             size += item.size
-            if not self.may_gather(i) or lasting(item.attributes) != kind or (item.magic < 2) != old:
+            other = lasting(item.attributes)
+            if not self.may_gather(i) or (item.magic < 2) != old or (other ^ kind[0]) & ~CODEC_MASK:
+                break
+            if other & CODEC_MASK and kind[0] & CODEC_MASK and other != kind[0]:
                 break
             if size > min(<Py_ssize_t>MERGE_UP_TO, <Py_ssize_t>self.stamp.max_batch_bytes):
                 break
+            kind[0] |= other
             end = i + 1
         return end
 
@@ -304,7 +313,7 @@ cdef class Walk:
         hand_out(batch, self.packed, self.stamp)
         return 0
 
-    cdef Py_ssize_t reencode(self, Py_ssize_t first, Py_ssize_t end) except -1:
+    cdef Py_ssize_t reencode(self, Py_ssize_t first, Py_ssize_t end, int16_t kind) except -1:
         """Write the batches first..end anew as one, or as many as it takes; returns the index behind the last one done.
 
         One that was only to be gathered, and that cannot be read or is not worth it, is sent as it is, and no more are
@@ -322,7 +331,7 @@ cdef class Walk:
         span.end = end
         span.position = self.position
         span.until = self.until
-        self.reencoder.run(&span, 1 if self.is_apart(&self.items[first]) else 0x7FFFFFFF)
+        self.reencoder.run(&span, kind, 1 if self.is_apart(&self.items[first]) else 0x7FFFFFFF)
         if span.at == end:
             return end
         self.merge = False

@@ -14,6 +14,11 @@ cdef class _Records:
         PyBuffer_FillInfo(buffer, self, self.bytes, self.size, True, flags)
 
 
+cdef bint is_packed(const Scanned *item) noexcept nogil:
+    """Its records are not at hand in the frame."""
+    return item.attributes & CODEC_MASK or item.magic < 2
+
+
 cdef class Reencoder:
     """Turns spans of judged batches into batches of their own. Holds one draft and one unpacked payload at a time."""
 
@@ -43,13 +48,13 @@ cdef class Reencoder:
         free(self.headers.items)
         free(self.headers.values)
 
-    cdef int run(self, Span *span, int32_t most) except -1:
-        """The whole span as one batch, or as many as it takes, of at most so many records. It stands at its end then, or
-        at a PLAIN batch that is better sent as it is, with everything before it handed out. Raises BatchError with
-        packed.next_offset at the bad batch or record, and everything before it handed out."""
+    cdef int run(self, Span *span, int16_t attributes, int32_t most) except -1:
+        """The whole span as one batch, or as many as it takes, with these attributes and of at most so many records. It
+        stands at its end then, or at a PLAIN batch that is better sent as it is, with everything before it handed out.
+        Raises BatchError with packed.next_offset at the bad batch or record, and everything before it handed out."""
         cdef Py_ssize_t end = span.end
-        cdef bint unpacks = span.items[span.at].attributes & CODEC_MASK != 0 or span.items[span.at].magic < 2
-        self.attributes = lasting(span.items[span.at].attributes)
+        cdef bint unpacks = attributes & CODEC_MASK != 0 or span.items[span.at].magic < 2
+        self.attributes = attributes
         self.draft.limit = self.stamp.max_batch_bytes
         if self.attributes & CODEC_MASK:
             self.draft.limit = HEADER_SIZE + MAX_UNPACKED
@@ -63,7 +68,7 @@ cdef class Reencoder:
                     self.flush()
                 if span.verdicts[span.at] == PLAIN and self.spent >= MERGE_IN_ALL:
                     break
-                if span.verdicts[span.at] >= KEPT and not self.unpack(span):
+                if span.verdicts[span.at] >= KEPT and is_packed(&span.items[span.at]) and not self.unpack(span):
                     break
             if not self.move(span):
                 break
@@ -212,10 +217,14 @@ cdef class Reencoder:
         return 0
 
     cdef object compressed(self, const Draft *draft):
-        return pack_payload(self.attributes & CODEC_MASK, draft.bytes + HEADER_SIZE, draft.used - HEADER_SIZE)
+        """The draft's payload; None if it had better stay as it is, for it fits the target and would not any more."""
+        cdef object payload = pack_payload(
+            self.attributes & CODEC_MASK, draft.bytes + HEADER_SIZE, draft.used - HEADER_SIZE
+        )
+        return payload if self.fits(payload) or draft.used > self.stamp.max_batch_bytes else None
 
     cdef bint fits(self, payload) except -1:
-        return HEADER_SIZE + len(payload) <= self.stamp.max_batch_bytes
+        return payload is None or HEADER_SIZE + len(payload) <= self.stamp.max_batch_bytes
 
     cdef list parted(self, int32_t done, int32_t count, payload):
         """Where to cut records done .. done + count that have become this payload, the first cut last."""
@@ -240,10 +249,16 @@ cdef class Reencoder:
         return 0
 
     cdef int finish_compressed(self, payload, const Draft *draft, Py_ssize_t done, Py_ssize_t source_bytes) except -1:
-        cdef Py_ssize_t size = HEADER_SIZE + len(payload)
+        cdef int16_t attributes = self.attributes
+        cdef Py_ssize_t size = draft.used if payload is None else HEADER_SIZE + len(payload)
         cdef bytearray out = PyByteArray_FromStringAndSize(NULL, size)
-        out[HEADER_SIZE:] = payload
+        if payload is None:
+            self.attributes &= ~CODEC_MASK
+            memcpy(PyByteArray_AS_STRING(out) + HEADER_SIZE, draft.bytes + HEADER_SIZE, size - HEADER_SIZE)
+        else:
+            out[HEADER_SIZE:] = payload
         self.finish(out, <uint8_t *>PyByteArray_AS_STRING(out), size, draft, done, source_bytes)
+        self.attributes = attributes
         return 0
 
     cdef tuple runs(self, int64_t skip, int64_t count):
