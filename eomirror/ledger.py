@@ -199,7 +199,8 @@ class Before(enum.Enum):
 
 
 class Trail:
-    """The runs of one route that still count, gathered from its tallies from old to new.
+    """The runs of one route that still count, gathered from its tallies from old to new, and `left_out`: the gaps
+    between them that a person, or the flow's `start`, has made.
 
     An accepted fault can make runs void, and its gap says so. A source that was created again begins a new log: the
     offsets of the old one mean nothing any more. Of a source that was truncated, the offsets from the cut on mean other
@@ -209,16 +210,24 @@ class Trail:
     def __init__(self, before: Before) -> None:
         self.before = before
         self.offsets = _fastpath.OffsetMap()
+        self.left_out: list[Gap] = []
 
     def add(self, place: str, tally: Tally) -> None:
         """The next tally. Raises Refused when its runs are none, or do not lie beyond those before."""
         for gap in tally.gaps:
             if gap.reason is Reason.SOURCE_RECREATED:
-                self.offsets, self.before = _fastpath.OffsetMap(), Before.NOTHING
+                self.offsets, self.left_out, self.before = _fastpath.OffsetMap(), [], Before.NOTHING
             elif gap.reason is Reason.TARGET_RECREATED:
-                self.offsets, self.before = _fastpath.OffsetMap(), Before.LOST
-            elif gap.next < gap.first:
+                self.offsets, self.left_out, self.before = _fastpath.OffsetMap(), [], Before.LOST
+            elif gap.next > gap.first:
+                self.left_out.append(gap)
+            else:
                 self.offsets = _below(self.offsets, gap.next)
+                self.left_out = [
+                    msgspec.structs.replace(old, next=min(old.next, gap.next))
+                    for old in self.left_out
+                    if old.first < gap.next
+                ]
         try:
             self.offsets.extend(tally.runs)
         except (ValueError, OverflowError) as error:

@@ -36,10 +36,11 @@ def pin(
     starts = _starts(source, ready, late=late)
     pins: dict[RouteKey, PositionRecord] = {}
     for key, spec in ready.items():
-        first, end, start = target_first[key], target_end[key], starts.get(key)
-        if isinstance(first, BrokerError) or isinstance(end, BrokerError) or start is None:
+        first, end = target_first[key], target_end[key]
+        if isinstance(first, BrokerError) or isinstance(end, BrokerError) or key not in starts:
             continue
-        position = pinned(spec.source_topic_id, metadata.topics[key[0]].topic_id, start)
+        source_first, start = starts[key]
+        position = pinned(spec.source_topic_id, metadata.topics[key[0]].topic_id, source_first, start)
         if end > first:
             detail = f"the target already holds offsets {first} to {end - 1} that this flow did not write"
             fault = Fault(Reason.TARGET_NOT_EMPTY, detail, now_ms, start)
@@ -53,8 +54,9 @@ def _present(metadata: Metadata, key: RouteKey) -> bool:
     return topic is not None and key[1] in topic.partitions
 
 
-def _starts(source: Brokers, specs: dict[RouteKey, RouteSpec], *, late: bool) -> dict[RouteKey, int]:
-    """The source offset at which each route begins; a route whose leader cannot say is not in it."""
+def _starts(source: Brokers, specs: dict[RouteKey, RouteSpec], *, late: bool) -> dict[RouteKey, tuple[int, int]]:
+    """The lowest source offset of each route and the one at which it begins; a route whose leader cannot say is not in
+    it."""
     wanted = {key: EARLIEST if late and spec.start == LATEST else spec.start for key, spec in specs.items()}
     try:
         metadata = source.metadata({topic for topic, _ in specs})
@@ -67,6 +69,11 @@ def _starts(source: Brokers, specs: dict[RouteKey, RouteSpec], *, late: bool) ->
         answers = source.list_offsets(metadata, wanted, READ_COMMITTED)
         after_the_last = [k for k, offset in answers.items() if offset == -1]
         answers |= source.list_offsets(metadata, dict.fromkeys(after_the_last, LATEST), READ_COMMITTED)
+        lowest = source.list_offsets(metadata, dict.fromkeys(answers, EARLIEST))
     except (ConnectionLost, BrokerError):
         return {}
-    return {key: offset for key, offset in answers.items() if not isinstance(offset, BrokerError)}
+    return {
+        key: (first, start)
+        for key, start in answers.items()
+        if not isinstance(start, BrokerError) and not isinstance(first := lowest[key], BrokerError)
+    }

@@ -51,7 +51,8 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Source offsets `first` to `next` - 1 that were left out on a person's word.
+    """Source offsets `first` to `next` - 1 that were left out: `by` accepted a fault for this reason. Without a reason
+    they lie below the flow's `start`, and the source held them when the route was pinned.
 
     `next` at or below `first` says that nothing was left out: the source's log went back (it was truncated or created
     again, and the mirror goes on at `next`), or with TARGET_RECREATED, that what the target held is gone. A gap comes
@@ -60,7 +61,7 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
 
     first: int
     next: int
-    reason: Reason
+    reason: Reason | None = None
     by: str = ""
 
 

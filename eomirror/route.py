@@ -137,12 +137,14 @@ class Route:
             self.book = Book()
 
 
-def pinned(source_topic_id: str, target_topic_id: str, start: int) -> PositionRecord:
-    """The position of a route that was never mirrored: it exists before the first byte does."""
+def pinned(source_topic_id: str, target_topic_id: str, first: int, start: int) -> PositionRecord:
+    """The position of a route that was never mirrored: it exists before the first byte does. `first` is the lowest
+    offset that the source has; what lies between it and `start` is left out."""
     return PositionRecord(
         v=records.VERSION,
         next_offset=start,
         source_topic_id=source_topic_id,
         target_topic_id=target_topic_id,
         transaction=0,
+        pending=Tally(gaps=(Gap(first, start),)) if first < start else Tally(),
     )

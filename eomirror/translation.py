@@ -1,8 +1,9 @@
 """Which target offset stands for a source offset, and the other way round, from the ledger and with no worker.
 
 Look (asks the target cluster), then translate (pure). Whoever has consumed one side up to an offset and goes on at the
-other side from the offset that it translates to, loses no record and sees none twice. Where the ledger cannot vouch for
-that, there is no answer but an error.
+other side from the offset that it translates to, loses no mirrored record and sees none twice. What was left out on a
+person's word or lies below the flow's start, and is passed over by going on there, is named. Where the ledger cannot
+vouch for that, there is no answer but an error.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from eomirror.checkpoint import InternalTopics, LaneState
 from eomirror.errors import BrokerError, Reason, Refused
 from eomirror.ledger import Before, Run, Trail, gather
 from eomirror.model import RouteKey, lane_of
-from eomirror.records import PositionRecord
+from eomirror.records import Gap, PositionRecord
 
 # How long to wait for the outcome of what a lane has open; one at work commits several times in that.
 DECISION_SECONDS: Final = 5.0
@@ -55,12 +56,14 @@ class RouteMap(msgspec.Struct, frozen=True):
 
 class Translation(msgspec.Struct, frozen=True):
     """An offset of one side and the one that stands for it on the other. `run` is the one that holds it, or in a gap
-    the next one; None at the end."""
+    the next one; None at the end. `left_out` are the ledger's gaps that are passed over by going on at `translated`:
+    nobody finds those source offsets on the target."""
 
     offset: int
     translated: int
     found: Found
     run: Run | None
+    left_out: tuple[Gap, ...] = ()
 
 
 def translate(known: RouteMap, offset: int, *, reverse: bool = False) -> Translation:
@@ -85,13 +88,14 @@ def _to_target(known: RouteMap, offset: int) -> Translation:
         first = known.position if following is None else following.source_first
         _require_beginning(known, f"source offset {offset}", f"source offset {first}")
     if following is not None:
-        return Translation(offset, following.target_first, Found.GAP, following)
+        missing = _left_out(known, offset, following.source_first)
+        return Translation(offset, following.target_first, Found.GAP, following, missing)
     if known.target_end is None:
         raise Refused(
             f"{known.place}: nothing is mirrored yet, so no target offset stands for source offset {offset}",
             hint="A group that has read nothing either can begin at the beginning of the target partition.",
         )
-    return Translation(offset, known.target_end, Found.END, None)
+    return Translation(offset, known.target_end, Found.END, None, _left_out(known, offset, known.position))
 
 
 def _to_source(known: RouteMap, offset: int) -> Translation:
@@ -103,14 +107,27 @@ def _to_source(known: RouteMap, offset: int) -> Translation:
         )
     below, following = _run(offsets.target_floor(offset)), _run(offsets.target_ceiling(offset))
     if below is not None and offset < below.target_first + below.size:
-        return Translation(offset, below.source_first + offset - below.target_first, Found.EXACT, below)
+        source = below.source_first + offset - below.target_first
+        return Translation(offset, source, Found.EXACT, below, _left_out_before(known, offset, source))
     if below is None and (known.target_end is None or offset < known.target_end):
         end = "what comes next" if known.target_end is None else f"target offset {known.target_end}"
         first = end if following is None else f"target offset {following.target_first}"
         _require_beginning(known, f"target offset {offset}", first)
     if following is not None:
-        return Translation(offset, following.source_first, Found.GAP, following)
-    return Translation(offset, known.position, Found.END, None)
+        source = following.source_first
+        return Translation(offset, source, Found.GAP, following, _left_out_before(known, offset, source))
+    return Translation(offset, known.position, Found.END, None, _left_out_before(known, offset, known.position))
+
+
+def _left_out_before(known: RouteMap, offset: int, source: int) -> tuple[Gap, ...]:
+    """What was left out between the last record below a target offset and the source offset that it translates to."""
+    last = _run(known.trail.offsets.target_floor(offset - 1)) if offset else None
+    return _left_out(known, 0 if last is None else last.source_first + last.size, source)
+
+
+def _left_out(known: RouteMap, first: int, end: int) -> tuple[Gap, ...]:
+    """The gaps that hold source offsets from `first` to `end` - 1, whole."""
+    return tuple(gap for gap in known.trail.left_out if gap.first < end and gap.next > first)
 
 
 def _run(found: tuple[int, int, int] | None) -> Run | None:

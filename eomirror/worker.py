@@ -402,8 +402,8 @@ class Worker:
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """What a flow did since its process started, added up over its lanes. `lag` is in offsets of the source, None if
-    one of its partitions has not answered yet."""
+    """What a flow did since its process started, added up over its lanes. `lag` is in offsets of the source, None while
+    the end of one of its partitions is not known: it has not answered yet, or is FAULTED and not read."""
 
     records: int
     bytes: int
@@ -416,14 +416,14 @@ class Progress(msgspec.Struct, frozen=True):
 
 def progress(views: list[LaneView]) -> Progress:
     """The lanes' views added up."""
-    active = [r for v in views for r in v.routes if r.state is not State.FAULTED and r.state is not State.PAUSED]
-    unknown = any(r.stable is None for r in active)
+    wanted = [r for v in views for r in v.routes if r.state is not State.PAUSED]
+    unknown = any(r.stable is None for r in wanted)
     return Progress(
         sum(v.records for v in views),
         sum(v.bytes for v in views),
         sum(v.transactions for v in views),
         sum(v.rewinds for v in views),
-        None if unknown else sum(max((r.stable or 0) - r.next_offset, 0) for r in active),
+        None if unknown else sum(max((r.stable or 0) - r.next_offset, 0) for r in wanted),
         sum(1 for v in views for r in v.routes if r.state is State.FAULTED),
         tuple(v.waiting for v in views if v.waiting),
     )

@@ -225,6 +225,14 @@ def contents(
     return found
 
 
+def produce(cluster: Cluster, topic: str, *records: tuple[bytes | None, bytes | None], partition: int = 0) -> None:
+    """Each record (key, value) in a batch of its own."""
+    producer = cluster.producer({"enable.idempotence": True, "batch.num.messages": 1, "linger.ms": 0})
+    for key, value in records:
+        producer.produce(topic, value, key, partition, timestamp=1_700_000_000_000)
+        assert producer.flush(30) == 0
+
+
 def assert_equal(source: Cluster, target: Cluster, topics: Iterable[str], *, least: int = 1) -> int:
     """Count, order, key, value, headers and timestamps of every partition; the number of records, at least `least`.
 

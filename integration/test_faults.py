@@ -22,18 +22,11 @@ from .promise import (
     ledger_records,
     log_events,
     positions,
+    produce,
     settle_fault,
     settled,
     wait_until,
 )
-
-
-def produce(cluster: Cluster, topic: str, *records: tuple[bytes | None, bytes | None], partition: int = 0) -> None:
-    """Each record (key, value) in a batch of its own."""
-    producer = cluster.producer({"enable.idempotence": True, "batch.num.messages": 1, "linger.ms": 0})
-    for key, value in records:
-        producer.produce(topic, value, key, partition, timestamp=1_700_000_000_000)
-        assert producer.flush(30) == 0
 
 
 def values(cluster: Cluster, topic: str) -> list[bytes | None]:

@@ -16,7 +16,8 @@ from eomirror.checkpoint import InternalTopics
 from eomirror.cli import app
 from eomirror.cli.app import guarded
 from eomirror.clusters import Cluster as Configured
-from eomirror.errors import Refused
+from eomirror.errors import Reason, Refused
+from eomirror.records import Gap
 from eomirror.translation import Found, RouteMap, look, translate
 
 from .cluster import Cluster
@@ -31,6 +32,7 @@ from .promise import (
     configured,
     contents,
     positions,
+    produce,
     settle_fault,
     settled,
 )
@@ -264,6 +266,34 @@ def test_a_topic_that_was_created_again_begins_anew(
         assert [translate(known, offset, reverse=True).translated for offset in fresh] == ours
         # A reader who still has old records before it goes on at the new topic's beginning.
         assert {translate(known, offset, reverse=True).translated for offset in before} == {ours[0]}
+
+
+def test_what_was_left_out_is_named_by_who_translates_across_it(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    source.create_topic(name, 1)
+    target.create_topic(name, 1, {"cleanup.policy": "compact", **NEVER})
+    produce(source, name, (b"a", b"1"), (b"b", b"2"))
+    config = flow_config(**SMALL, start="latest")
+    catch_up(eomirror, config)
+    produce(source, name, (b"c", b"3"), (None, b"no key"), (b"d", b"4"))
+    catch_up(eomirror, config, 7)
+    settle_fault(config, (name, 0))
+    catch_up(eomirror, config)
+    first, last = (offset for offset, _ in contents(target, {name: 1})[name, 0])
+    below, refused = Gap(0, 2), Gap(3, 4, Reason.TARGET_REFUSED, "test")
+    with asking(config) as asked:
+        known = asked.look((name, 0))
+        told = [translate(known, offset) for offset in range(6)]
+        assert [answer.translated for answer in told] == [first, first, first, last, last, last + 1]
+        assert [answer.left_out for answer in told] == [(below,), (below,), (), (refused,), (), ()]
+        back = [translate(known, offset, reverse=True) for offset in range(first, last + 2)]
+        assert [answer.translated for answer in back] == [2, *[4] * (last - first), 5]
+        assert [answer.left_out for answer in back] == [(below,), *[(refused,)] * (last - first), ()]
+    line = f"{name}[0]: source offset 3 -> target offset {last}, the start of the next run"
+    why = "  source offset 3 was left out: TARGET_REFUSED, accepted by test"
+    told_lines = eomirror("translate", name, name, "0", "3", config=config).expect(0).stdout.splitlines()
+    assert (told_lines[0], told_lines[2:]) == (line, [why])
 
 
 def test_the_command_answers_and_refuses(

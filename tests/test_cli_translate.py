@@ -13,10 +13,10 @@ from eomirror import logs
 from eomirror.cli import app
 from eomirror.cli import translate as verb
 from eomirror.cli.app import guarded
-from eomirror.errors import Exit
+from eomirror.errors import Exit, Reason
 from eomirror.ledger import Before, Trail
 from eomirror.model import RouteKey
-from eomirror.records import Tally
+from eomirror.records import Gap, Tally
 from eomirror.translation import RouteMap
 
 NOBODY = "127.0.0.1:1"
@@ -47,10 +47,11 @@ Told = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Told:
     """Runs the verb against 100..199 -> 50..149 and 205 -> 151, position 210; (exit code, stdout, stderr)."""
-    trail = Trail(Before.UNKNOWN)
-    trail.add("a test", Tally((100, 50, 100, 5, 1, 1)))
 
-    def run(*arguments: str, note: str | None = None) -> tuple[int, str, str]:
+    def run(*arguments: str, note: str | None = None, gaps: tuple[Gap, ...] = ()) -> tuple[int, str, str]:
+        trail = Trail(Before.UNKNOWN)
+        trail.add("a test", Tally((100, 50, 100, 5, 1, 1), gaps=gaps))
+
         def look(_config: object, _flow: object, key: RouteKey, target_offset: int | None) -> RouteMap:
             return RouteMap("dr", key, trail, 210, 152, max(152, target_offset or 0), note)
 
@@ -106,6 +107,43 @@ def test_a_note_is_told_below(told: Told) -> None:
     assert (code, out.splitlines()[2:]) == (Exit.OK, ["  orders[3] is FAULTED"])
 
 
+LEFT_OUT = (Gap(200, 203), Gap(204, 205, Reason.TARGET_REFUSED, "ada"), Gap(206, 208, Reason.SOURCE_GAP))
+LINES = [
+    "  source offsets 200..202 were left out: below the flow's start",
+    "  source offset 204 was left out: TARGET_REFUSED, accepted by ada",
+    "  source offsets 206..207 were left out: SOURCE_GAP, accepted by unknown",
+]
+ITEMS = [
+    {"first": 200, "next": 203, "reason": "START", "by": None},
+    {"first": 204, "next": 205, "reason": "TARGET_REFUSED", "by": "ada"},
+    {"first": 206, "next": 208, "reason": "SOURCE_GAP", "by": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gaps"),
+    [
+        (["160"], []),
+        (["201"], [0, 1]),
+        (["203"], [1]),
+        (["206"], [2]),
+        (["150", "--reverse"], [0, 1]),
+        (["151", "--reverse"], [0, 1]),
+        (["152", "--reverse"], [2]),
+    ],
+)
+def test_what_was_left_out_is_told_in_lines_and_items(told: Told, arguments: list[str], gaps: list[int]) -> None:
+    code, out, _ = told("dr", "orders", "3", *arguments, gaps=LEFT_OUT)
+    assert (code, out.splitlines()[2:]) == (Exit.OK, [LINES[i] for i in gaps])
+    code, out, _ = told("dr", "orders", "3", "-o", "json", *arguments, gaps=LEFT_OUT)
+    assert (code, json.loads(out)["items"][0]["left_out"]) == (Exit.OK, [ITEMS[i] for i in gaps])
+
+
+def test_the_end_does_not_call_mirrored_what_was_left_out(told: Told) -> None:
+    out = told("dr", "orders", "3", "206", gaps=LEFT_OUT)[1]
+    assert out.splitlines()[1] == ("  everything else below it is mirrored; the next record will be there or behind it")
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_json_has_both_offsets_whichever_was_asked_for(told: Told, reverse: bool) -> None:
     code, out, err = told("dr", "orders", "3", "-o", "json", *(["110", "--reverse"] if reverse else ["160"]))
@@ -125,6 +163,7 @@ def test_json_has_both_offsets_whichever_was_asked_for(told: Told, reverse: bool
                 "run": {"source_first": 100, "target_first": 50, "records": 100},
                 "position": 210,
                 "target_end": 152,
+                "left_out": [],
                 "note": None,
             }
         ],

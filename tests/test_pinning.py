@@ -9,7 +9,7 @@ from eomirror.brokers import EARLIEST, LATEST
 from eomirror.errors import Reason
 from eomirror.model import RouteKey
 from eomirror.pinning import pin
-from eomirror.records import Fault, PositionRecord, State
+from eomirror.records import Fault, Gap, PositionRecord, State
 from eomirror.route import pinned
 from tests.fakes import NEW, OLD, FakeBrokers, Log, position, spec
 
@@ -49,7 +49,13 @@ def _pin(
 )
 def test_where_a_new_route_begins(start: int, late: bool, offset: int) -> None:
     clusters = _clusters(first=3, end=90, stable=80, at_500=44)
-    assert _pin(clusters, start, late=late) == {KEY: pinned(OLD, NEW, offset)}
+    assert _pin(clusters, start, late=late) == {KEY: pinned(OLD, NEW, 3, offset)}
+
+
+def test_what_lies_below_the_start_is_put_down_as_left_out() -> None:
+    clusters = _clusters(first=3, end=90, stable=80, at_500=44)
+    left_out = {start: _pin(clusters, start)[KEY].pending.gaps for start in (EARLIEST, LATEST, 500)}
+    assert left_out == {EARLIEST: (), LATEST: (Gap(3, 80),), 500: (Gap(3, 44),)}
 
 
 def test_a_pinned_route_is_never_pinned_again() -> None:
@@ -61,11 +67,11 @@ def test_a_target_that_holds_something_is_faulted_and_told() -> None:
     fault = Fault(
         Reason.TARGET_NOT_EMPTY, "the target already holds offsets 5 to 8 that this flow did not write", 77, 3
     )
-    assert pins == {KEY: msgspec.structs.replace(pinned(OLD, NEW, 3), state=State.FAULTED, fault=fault)}
+    assert pins == {KEY: msgspec.structs.replace(pinned(OLD, NEW, 3, 3), state=State.FAULTED, fault=fault)}
 
 
 def test_a_target_whose_records_were_all_deleted_is_empty() -> None:
-    assert _pin(_clusters(Log(first=9, end=9))) == {KEY: pinned(OLD, NEW, 3)}
+    assert _pin(_clusters(Log(first=9, end=9))) == {KEY: pinned(OLD, NEW, 3, 3)}
 
 
 @pytest.mark.parametrize("cluster", [0, 1])
@@ -94,7 +100,7 @@ def test_a_partition_that_the_target_lacks_waits_and_the_others_do_not() -> None
     paris.add("orders", Log(3, 9), Log(4, 9))
     specs = {KEY: spec(), ("orders", 1): spec(("orders", 1))}
     pins = pin(paris, dublin, dublin.metadata(), specs, {}, late=False, now_ms=77)
-    assert pins == {KEY: pinned(OLD, NEW, 3)}
+    assert pins == {KEY: pinned(OLD, NEW, 3, 3)}
 
 
 def test_a_topic_created_again_since_it_was_discovered_waits_for_the_next_look() -> None:

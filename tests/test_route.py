@@ -31,13 +31,13 @@ FULL = position(
 )
 
 
-@pytest.mark.parametrize("committed", [position(), FULL, pinned(OLD, NEW, 7)])
+@pytest.mark.parametrize("committed", [position(), FULL, pinned(OLD, NEW, 7, 7)])
 def test_a_position_survives_being_read_and_written(committed: PositionRecord) -> None:
     assert Route(("orders", 0), committed).position(committed.transaction, ledgered=False) == committed
 
 
 def test_a_fresh_position_knows_nothing_it_has_not_seen() -> None:
-    fresh = pinned(OLD, NEW, 7)
+    fresh = pinned(OLD, NEW, 7, 7)
     assert fresh == PositionRecord(
         v=records.VERSION, next_offset=7, source_topic_id=OLD, target_topic_id=NEW, transaction=0
     )

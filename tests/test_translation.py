@@ -16,6 +16,7 @@ from eomirror.errors import BrokerError, Reason, Refused
 from eomirror.ledger import Before, Run, Trail, encode_runs, gather
 from eomirror.model import RouteKey
 from eomirror.records import Fault, FlowRecord, Gap, LaneRecord, LedgerRoute, PositionRecord, State, Tally
+from eomirror.route import pinned
 from eomirror.translation import Found, RouteMap, look, translate
 from tests.fakes import NEW, FakeBrokers, Log, lane_record, position
 
@@ -26,7 +27,8 @@ LEDGER = "__eomirror.dr.ledger"
 
 class Written(NamedTuple):
     """What a lane has left behind: its ledger, its head, and where the route stands; `pairs` are the (source, target)
-    offsets of the records that still count, `before` says why there may have been others."""
+    offsets of the records that still count, `missing` the source offsets between them that were left out, `before` says
+    why there may have been others."""
 
     values: list[bytes]
     head: LaneRecord
@@ -35,17 +37,20 @@ class Written(NamedTuple):
     pending: Tally
     pairs: list[tuple[int, int]]
     before: Before
+    missing: set[int]
 
 
 class Lane:
     """Writes down a route's history as a lane does: runs and gaps in tallies, tallies in a chain."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0, start: int = 0) -> None:
         self.head = lane_record(n=0, announced={})
         self.values: list[bytes] = []
         self.pairs: list[tuple[int, int]] = []
+        self.missing = set(range(first, start))
         self.before = Before.NOTHING
-        self.source = self.target = 0
+        self.source, self.target = start, 0
+        self.gaps = pinned("", "", first, start).pending.gaps
         self.target_end: int | None = None
         self.runs: list[Run] = []
 
@@ -62,6 +67,7 @@ class Lane:
 
     def tally(self, *gaps: Gap) -> Tally:
         runs, self.runs = encode_runs(self.runs), []
+        gaps, self.gaps = self.gaps + gaps, ()
         return Tally(runs=runs, gaps=gaps)
 
     def write_down(self, tally: Tally, route: RouteKey = KEY) -> None:
@@ -78,24 +84,33 @@ class Lane:
         self.write_down(self.tally())
         gap = Gap(self.source, offset, reason, "ada")
         if reason is Reason.SOURCE_RECREATED:
-            self.pairs, self.before = [], Before.NOTHING
+            self.pairs, self.missing, self.before = [], set(), Before.NOTHING
         elif reason is Reason.TARGET_RECREATED:
-            self.pairs, self.before = [], Before.LOST
+            self.pairs, self.missing, self.before = [], set(), Before.LOST
             self.target, self.target_end = 0, None
         else:
             self.pairs = [pair for pair in self.pairs if pair[0] < offset]
+            self.missing = {m for m in self.missing if m < offset} | set(range(self.source, offset))
         self.source = offset
         self.write_down(self.tally(gap))
 
     def left(self) -> Written:
         return Written(
-            self.values, self.head, self.source, self.target_end, self.tally(), list(self.pairs), self.before
+            self.values,
+            self.head,
+            self.source,
+            self.target_end,
+            self.tally(),
+            list(self.pairs),
+            self.before,
+            set(self.missing),
         )
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> Written:
-    lane = Lane()
+    first = draw(st.integers(0, 2))
+    lane = Lane(first, first + draw(st.integers(0, 3)))
     small = st.integers(0, 4)
     for _ in range(draw(st.integers(0, 14))):
         match draw(st.sampled_from("mmmmpwtsrg")):
@@ -163,7 +178,58 @@ def test_record_k_is_record_k(written: Written, cut: int) -> None:
             assert asked(known, offset, reverse=reverse) == expected, (offset, reverse)
 
 
+@settings(deadline=None, max_examples=300)
+@given(histories(), st.integers(0, 4))
+def test_what_is_passed_over_because_it_was_left_out_is_named(written: Written, cut: int) -> None:
+    known = known_from(written, min(cut, len(written.values)))
+    sources = [s + i for s, _, size in known.trail.offsets.runs() for i in range(size)]
+    targets = [t + i for _, t, size in known.trail.offsets.runs() for i in range(size)]
+    for reverse, top in ((False, written.position), (True, known.target_reach)):
+        for offset in range(top + 1):
+            if asked(known, offset, reverse=reverse) is None:
+                continue
+            answer = translate(known, offset, reverse=reverse)
+            below = bisect_left(targets, offset) - 1
+            if reverse and below < 0 and known.trail.before is Before.UNKNOWN:
+                continue  # what came before is not in the ledger any more
+            if reverse:
+                first, end = (sources[below] + 1 if below >= 0 else 0), answer.translated
+            else:
+                index = bisect_left(sources, offset)
+                first, end = offset, sources[index] if index < len(sources) else written.position
+            passed = set(range(first, end))
+            named = {o for gap in answer.left_out for o in range(gap.first, gap.next)}
+            assert named & passed == written.missing & passed
+            assert named <= written.missing
+            assert all(passed & set(range(gap.first, gap.next)) for gap in answer.left_out)
+
+
 # --- what is said
+
+
+def test_a_gap_that_was_accepted_is_named_from_either_side() -> None:
+    """Mirrored 20..24 -> 0..4, left out 25..27, mirrored 30..31 -> 6..7, left out 32; what lies below 20 was never
+    wanted. The source began at 5."""
+    lane = Lane(5, 20)
+    lane.mirror(0, 0, 5)
+    lane.accept(Reason.TARGET_REFUSED, 28)
+    lane.mirror(2, 1, 2)
+    lane.accept(Reason.CORRUPT_BATCH, 33)
+    known = known_from(lane.left())
+    start, refused, corrupt = (
+        Gap(5, 20),
+        Gap(25, 28, Reason.TARGET_REFUSED, "ada"),
+        Gap(32, 33, Reason.CORRUPT_BATCH, "ada"),
+    )
+
+    def named(offset: int, *, reverse: bool = False) -> list[Gap]:
+        return list(translate(known, offset, reverse=reverse).left_out)
+
+    assert [named(0), named(19), named(20), named(24)] == [[start], [start], [], []]
+    assert [named(25), named(27), named(28), named(30)] == [[refused], [refused], [], []]
+    assert [named(32), named(33)] == [[corrupt], []]
+    assert [named(offset, reverse=True) for offset in (0, 1, 5, 6, 7)] == [[start], [], [refused], [refused], []]
+    assert [named(8, reverse=True), named(9, reverse=True)] == [[corrupt], [corrupt]]
 
 
 def lane_of_two_runs() -> Lane:

@@ -15,6 +15,7 @@ from eomirror.config import Config, FlowConfig
 from eomirror.model import RouteKey
 from eomirror.translation import Found, RouteMap, Translation
 
+START: Final = "START"  # stands where a gap has no reason: it lies below the flow's `start`
 LAST_OFFSET: Final = (1 << 63) - 1
 STYLES: Final = {Found.EXACT: "green", Found.GAP: "cyan", Found.END: "cyan"}
 
@@ -42,8 +43,9 @@ def translate(
 ) -> None:
     """The target offset at which a consumer goes on that had consumed the source up to OFFSET.
 
-    It loses no record and sees none twice. Where the ledger cannot say that, the answer is an error and exit 7. Works
-    with no worker running, and without the source.
+    It loses no mirrored record and sees none twice. What was left out there (an accepted fault, or below the flow's
+    start) is on the target for nobody; the answer names it. Where the ledger cannot say all that, the answer is an
+    error and exit 7. Works with no worker running, and without the source.
     """
     loaded = read_config(config)
     known = look(loaded, loaded.flow(flow), (topic, partition), offset if reverse else None)
@@ -70,6 +72,10 @@ def translation_item(known: RouteMap, answer: Translation, *, reverse: bool) -> 
         else {"source_first": run.source_first, "target_first": run.target_first, "records": run.size},
         "position": known.position,
         "target_end": known.target_end,
+        "left_out": [
+            {"first": gap.first, "next": gap.next, "reason": gap.reason or START, "by": gap.by or None}
+            for gap in answer.left_out
+        ],
         "note": known.note,
     }
 
@@ -85,13 +91,19 @@ def translation_lines(known: RouteMap, answer: Translation, *, reverse: bool) ->
     )
     run = answer.run
     if run is None:
-        yield "  everything below it is mirrored; the next record will be there or behind it"
+        whole = "everything else below it" if answer.left_out else "everything below it"
+        yield f"  {whole} is mirrored; the next record will be there or behind it"
     elif answer.found is Found.EXACT:
         yield f"  in the run {_span(run.source_first, run.size)} -> {_span(run.target_first, run.size)}"
     else:
         what = "a commit marker, or not ours" if reverse else "a marker, aborted, compacted or left out"
         following = f"{_span(run.source_first, run.size)} -> {_span(run.target_first, run.size)}"
         yield f"  in a gap ({what}); next comes the run {following}"
+    for gap in answer.left_out:
+        why = "below the flow's start" if gap.reason is None else f"{gap.reason}, accepted by {gap.by or 'unknown'}"
+        size = gap.next - gap.first
+        many = "offset {} was" if size == 1 else "offsets {} were"
+        yield Text(f"  source {many.format(_span(gap.first, size))} left out: {why}", style="yellow")
     if known.note is not None:
         yield Text(f"  {known.note}", style="yellow")
 
