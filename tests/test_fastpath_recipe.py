@@ -138,6 +138,9 @@ def test_more_headers_than_a_list_holds_name_the_record() -> None:
     assert packed(data, 5, recipe=kernel.Recipe([("remove", b"x")])).records == 2
     got = packed(data, 5, recipe=kernel.Recipe([("add", b"x", ())]))
     assert failure(got.error) == reference.Failure("RECORD_TOO_LARGE", 6, 7)
+    assert str(got.error).endswith(
+        "the record has 1048577 headers with those that are added, more than the 1048576 that can be rewritten"
+    )
     assert (got.records, got.next_offset) == (1, 6)
 
 
@@ -146,6 +149,7 @@ def test_a_record_that_grows_beyond_the_limit_is_named_alone() -> None:
     recipe = kernel.Recipe([("rename", b"id", b"x" * 1000)])
     got = packed(data, 5, recipe=recipe, max_batch_bytes=1 << 20)
     assert failure(got.error) == reference.Failure("RECORD_TOO_LARGE", 6, 7)
+    assert str(got.error).endswith("the record alone is more than the 1048576 bytes that the target takes in a batch")
     assert ([b.runs for b in got.batches], got.next_offset) == ([((5, 1),)], 6)
     got = packed(data, 7, recipe=recipe, max_batch_bytes=1 << 20)
     assert (got.error, got.records, got.next_offset) == (None, 1, 8)

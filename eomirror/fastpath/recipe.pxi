@@ -215,7 +215,8 @@ cdef Fault list_headers(const Cursor *c, const Record *record, HeaderList *out) 
 cdef Fault apply_steps(
     const Steps *steps, const Cursor *c, const Record *record, int64_t offset, int64_t timestamp, HeaderList *out
 ) noexcept nogil:
-    """Fill `out` with the record's headers after all steps; TOO_LARGE for a list beyond MAX_HEADERS."""
+    """Fill `out` with the record's headers after all steps; TOO_LARGE for a list beyond MAX_HEADERS, which has `count`
+    headers and no items."""
     cdef Py_ssize_t needed = record.header_count + steps.appends, i, k, kept
     cdef const Operation *operation
     cdef uint8_t *value = out.values
@@ -223,6 +224,7 @@ cdef Fault apply_steps(
     cdef int widths[2]
     cdef Fault fault
     if needed > MAX_HEADERS:
+        out.count = needed
         return TOO_LARGE
     if needed > out.room:
         # The old list is of the record before: nothing of it is kept.

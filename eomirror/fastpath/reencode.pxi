@@ -119,6 +119,8 @@ cdef class Reencoder:
                 self.flush()
         if fault == TOO_LARGE:
             self.flush()
+            if self.headers.count > MAX_HEADERS:
+                self.too_many_headers(span.job.offset)
             self.too_large(span.job.offset)
         if fault == NO_MEMORY:
             raise MemoryError()
@@ -151,6 +153,14 @@ cdef class Reencoder:
     cdef int too_large(self, int64_t offset) except -1:
         self.packed.next_offset = offset
         detail = f"the record alone is more than the {self.stamp.max_batch_bytes} bytes that the target takes in a batch"
+        raise BatchError("RECORD_TOO_LARGE", offset, offset + 1, detail)
+
+    cdef int too_many_headers(self, int64_t offset) except -1:
+        self.packed.next_offset = offset
+        detail = (
+            f"the record has {self.headers.count} headers with those that are added, "
+            f"more than the {MAX_HEADERS} that can be rewritten"
+        )
         raise BatchError("RECORD_TOO_LARGE", offset, offset + 1, detail)
 
     cdef int flush(self) except -1:
