@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from eomirror import logs
 from eomirror.brokers import CONNECT_SECONDS, REQUEST_SECONDS, Brokers
 from eomirror.config import ClusterConfig
-from eomirror.errors import Preflight
+from eomirror.errors import ConnectionLost, Preflight
+from eomirror.reading import Reader
 from eomirror.wire import END_TXN, PRODUCE, Address, Network, TcpNetwork
 
 # What is set whatever the configuration says, and why. The configuration refuses these keys; it never ignores them.
@@ -23,6 +24,19 @@ FORCED_PRODUCER: Final[dict[str, tuple[Any, str]]] = {
     "enable.idempotence": (True, "an order is written once"),
     "acks": ("all", "an order that was confirmed must survive a broker"),
     "message.timeout.ms": (15000, "a person waits for the answer"),
+}
+FORCED_CONSUMER: Final[dict[str, tuple[Any, str]]] = {
+    "allow.auto.create.topics": (False, "asking for a topic must never create it"),
+    "auto.offset.reset": ("error", "an offset that is gone is told, never replaced by another"),
+    "check.crcs": (True, "what is compared must be what was written"),
+    "enable.auto.commit": (False, "reading leaves no trace"),
+    "enable.auto.offset.store": (False, "reading leaves no trace"),
+    "enable.partition.eof": (True, "markers at the end are no records; only this tells that they are passed"),
+    "fetch.error.backoff.ms": (100, "a person waits for the answer"),
+    "fetch.wait.max.ms": (10, "a person waits for the answer"),
+    "group.id": ("eomirror.verify", "the library wants one; no group is joined"),
+    "isolation.level": ("read_committed", "aborted records are nobody's"),
+    "queued.max.messages.kbytes": (16384, "bounds the memory of a reader"),
 }
 
 log = logs.get("librdkafka")
@@ -62,6 +76,17 @@ class Cluster:
     def producer(self) -> Producer:
         """For the control topic only; mirrored records never pass through it."""
         return Producer(self._client(FORCED_PRODUCER))
+
+    def reader(self) -> Reader:
+        """For reading back what was mirrored; to be closed by the caller. Raises ConnectionLost."""
+        consumer = Consumer(self._client(FORCED_CONSUMER))
+        try:
+            # One that is sent to a partition before it has a connection asks for its leader again only a second later.
+            consumer.list_topics(timeout=CONNECT_SECONDS)
+        except KafkaException as error:
+            consumer.close()
+            raise ConnectionLost(f"cluster {self.name}: {error.args[0].str()}") from error
+        return Reader(self.name, consumer, self.network)
 
     def _client(self, forced: dict[str, tuple[Any, str]]) -> dict[str, Any]:
         options: dict[str, Any] = {"bootstrap.servers": self.config.bootstrap, **self.config.client}

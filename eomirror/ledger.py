@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,7 @@ MAX_RUNS_PER_ROUTE = 64
 # Uncommitted in a lane. A ledger record is a single record of some bytes per run, in a batch of its own.
 MAX_RUNS_PER_TRANSACTION = 200_000
 LEDGER_SECONDS = 1.0
+LAST_OFFSET: Final = (1 << 63) - 1
 
 
 class Run(NamedTuple):
@@ -205,33 +206,54 @@ class Trail:
     An accepted fault can make runs void, and its gap says so. A source that was created again begins a new log: the
     offsets of the old one mean nothing any more. Of a source that was truncated, the offsets from the cut on mean other
     records now. Of a target that was created again or lost records, nobody knows what is left.
+
+    `orphans` are the target offsets, as (first, next), whose records the truncated source no longer has. `replaced`
+    says that target offsets below the first run are of a source that was created again. `counted` and `covered` are
+    the records of all tallies, as counted and in runs.
     """
 
     def __init__(self, before: Before) -> None:
         self.before = before
         self.offsets = _fastpath.OffsetMap()
         self.left_out: list[Gap] = []
+        self.orphans: list[tuple[int, int]] = []
+        self.replaced = False
+        self.counted = self.covered = 0
 
     def add(self, place: str, tally: Tally) -> None:
         """The next tally. Raises Refused when its runs are none, or do not lie beyond those before."""
         for gap in tally.gaps:
             if gap.reason is Reason.SOURCE_RECREATED:
-                self.offsets, self.left_out, self.before = _fastpath.OffsetMap(), [], Before.NOTHING
+                self.replaced = self.replaced or self.before is not Before.NOTHING or len(self.offsets) > 0
+                self._forget(Before.NOTHING)
             elif gap.reason is Reason.TARGET_RECREATED:
-                self.offsets, self.left_out, self.before = _fastpath.OffsetMap(), [], Before.LOST
+                self._forget(Before.LOST)
             elif gap.next > gap.first:
                 self.left_out.append(gap)
             else:
-                self.offsets = _below(self.offsets, gap.next)
-                self.left_out = [
-                    msgspec.structs.replace(old, next=min(old.next, gap.next))
-                    for old in self.left_out
-                    if old.first < gap.next
-                ]
+                self._cut(gap.next)
         try:
             self.offsets.extend(tally.runs)
         except (ValueError, OverflowError) as error:
             raise _broken(f"{place}: {error}") from error
+        self.counted += tally.records
+        self.covered += sum(tally.runs[2::3])
+
+    def _forget(self, before: Before) -> None:
+        self.offsets, self.before = _fastpath.OffsetMap(), before
+        self.left_out, self.orphans = [], []
+
+    def _cut(self, cut: int) -> None:
+        """The source lost what it had from this offset on, and those offsets are other records now."""
+        kept = _below(self.offsets, cut)
+        last, kept_last = self.offsets.floor(LAST_OFFSET), kept.floor(LAST_OFFSET)
+        if last is not None and last != kept_last:
+            first = 0 if kept_last is None else kept_last[1] + kept_last[2]
+            self.orphans.append((first, last[1] + last[2]))
+        self.offsets = kept
+        self.left_out = [
+            msgspec.structs.replace(old, next=min(old.next, cut)) for old in self.left_out if old.first < cut
+        ]
 
 
 def gather(
@@ -242,21 +264,34 @@ def gather(
     pending: Tally,
     entries: Iterable[tuple[int, bytes | None]],
 ) -> Trail:
-    """The trail of a route from (offset, value) of its lane's ledger records, and the tally that is not in them yet.
+    """The trail of one route; see `gather_all`."""
+    return gather_all(topic, head, lane, {route: pending}, entries)[route]
+
+
+def gather_all(
+    topic: str,
+    head: LaneRecord,
+    lane: int,
+    pending: Mapping[tuple[str, int], Tally],
+    entries: Iterable[tuple[int, bytes | None]],
+) -> dict[tuple[str, int], Trail]:
+    """The trails of routes from (offset, value) of their lane's ledger records, and the tallies not in them yet.
 
     `head` is the lane record that was committed with `pending`: later ledger records are left unread. Raises Refused
     for a record that does not follow the one before, and when the last one is not the one that the head names.
     """
-    trail = Trail(Before.UNKNOWN if head.ledger_sequence else Before.NOTHING)
+    trails = {route: Trail(Before.UNKNOWN if head.ledger_sequence else Before.NOTHING) for route in pending}
     chain = Chain(lane)
     for offset, value in entries if head.ledger_sequence else ():
         place = f"{topic}[{lane}]@{offset}"
         record = chain.read(place, value)
         if record.sequence == 0:
-            trail.before = Before.NOTHING
+            for trail in trails.values():
+                trail.before = Before.NOTHING
         for share in record.routes:
-            if (share.source_topic, share.source_partition) == route:
-                trail.add(place, _tally(place, share.tally))
+            known = trails.get((share.source_topic, share.source_partition))
+            if known is not None:
+                known.add(place, _tally(place, share.tally))
         if record.sequence + 1 >= head.ledger_sequence:
             break
     if chain.sequence is not None and (chain.sequence, chain.hash) != (head.ledger_sequence, head.ledger_hash):
@@ -264,8 +299,9 @@ def gather(
             f"{topic}[{lane}]: the ledger's last record is {chain.sequence - 1}, "
             f"the checkpoint names record {head.ledger_sequence - 1} with hash {head.ledger_hash[:12]}"
         )
-    trail.add(f"{route[0]}[{route[1]}]", pending)
-    return trail
+    for route, tally in pending.items():
+        trails[route].add(f"{route[0]}[{route[1]}]", tally)
+    return trails
 
 
 def _tally(place: str, raw: msgspec.Raw) -> Tally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +18,16 @@ RouteKey = tuple[str, int]
 def lane_of(topic: str, partition: int, lanes: int) -> int:
     """The lane that owns a partition. Fixed for the life of a flow: a position is only ever looked for there."""
     return (zlib.crc32(topic.encode()) + partition) % lanes
+
+
+class Seen(NamedTuple):
+    """A record as a read_committed consumer sees it; `timestamp` is (type, ms), types are Kafka's clients'."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp: tuple[int, int]
 
 
 class RouteSpec(msgspec.Struct, frozen=True):

@@ -111,8 +111,8 @@ def look(flow: FlowConfig, source: Cluster, target: Cluster, source_brokers: Bro
     return Look(
         source_metadata,
         target_metadata,
-        _describe(source, matching),
-        _describe(target, present),
+        topic_configs(source, matching),
+        topic_configs(target, present),
     )
 
 
@@ -318,7 +318,7 @@ def _fragile(seen: Look) -> list[str]:
     ]
 
 
-def _describe(cluster: Cluster, topics: Iterable[str]) -> dict[str, TopicConfig]:
+def topic_configs(cluster: Cluster, topics: Iterable[str]) -> dict[str, TopicConfig]:
     """Topic configurations through the admin client, in slices that brokers answer quickly."""
     names = sorted(topics)
     described: dict[str, TopicConfig] = {}

@@ -27,6 +27,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 Part = bytes | str
 # As `_fastpath.Recipe` takes them, but that a value may still hold other placeholders.
 Operation = tuple[Any, ...]
+Header = tuple[str, bytes | None]
 
 
 class SetHeader(msgspec.Struct, frozen=True, kw_only=True, tag="set"):
@@ -236,6 +237,29 @@ def _operation(step: Step, known: Mapping[str, str]) -> Operation:
             return "rename", name, step.to.encode()
         case Provenance():
             return "add", name, _filled(HOP, known)
+
+
+def rewritten(
+    operations: Sequence[Operation], headers: Sequence[Header], *, offset: int, timestamp: int
+) -> tuple[Header, ...]:
+    """The headers of a record after the operations, as plainly as possible: what the kernel's work is held against.
+
+    `offset` and `timestamp` are the source record's; the operations have no other placeholders left.
+    """
+    kept = list(headers)
+    for operation in operations:
+        verb, name = operation[0], operation[1].decode()
+        if verb in ("remove", "set"):
+            kept = [one for one in kept if one[0] != name]
+        elif verb == "remove_matching":
+            kept = [one for one in kept if not matches(name, one[0])]
+        elif verb == "rename":
+            kept = [(operation[2].decode() if one[0] == name else one[0], one[1]) for one in kept]
+        if verb in ("set", "add"):
+            known = {"offset": b"%d" % offset, "timestamp": b"%d" % timestamp}
+            value = b"".join(known[part] if isinstance(part, str) else part for part in operation[2])
+            kept.append((name, value))
+    return tuple(kept)
 
 
 def _filled(text: str, known: Mapping[str, str]) -> tuple[Part, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import eomirror
+from eomirror.clusters import FORCED_CONSUMER
 
 PACKAGE = Path(eomirror.__file__).parent
 MAX_LINES = 530
@@ -20,19 +21,19 @@ LAYERS = (
     ("__version__", "_fastpath", "client_keys", "errors", "logs", "units"),
     ("document", "records", "steps", "transform", "wire"),
     ("brokers", "decode", "ledger", "model"),
-    ("checkpoint", "config", "lag", "pacing", "route", "source", "transaction"),
+    ("checkpoint", "compare", "config", "lag", "pacing", "reading", "route", "source", "transaction"),
     ("clusters", "faults", "markers", "pinning", "settlement", "shown"),
     ("adoption", "blame", "control", "report", "topology", "translation"),
-    ("lane",),
-    ("worker",),
+    ("lane", "scope"),
+    ("verify", "worker"),
 )
 # What a lane works with is handed to it; it makes no clients and reads no configuration.
-NEVER_BELOW_A_LANE = {"clusters", "config", "control", "report", "topology", "translation", "worker"}
+NEVER_BELOW_A_LANE = {"clusters", "config", "control", "report", "scope", "topology", "translation", "worker"}
 
 # Concern: where it lives.
 IMPORTED_ONLY_IN = {
     "opentelemetry": set(),  # `telemetry` will be its home
-    "confluent_kafka": {"clusters", "topology", "cli/version"},
+    "confluent_kafka": {"clusters", "reading", "topology", "cli/version"},
     "ssl": set(),  # `wire` will be its home
     "select": {"wire"},
     "asyncio": set(),
@@ -43,7 +44,7 @@ IMPORTED_ONLY_IN = {
 NAMED_ONLY_IN = {
     "AdminClient": {"clusters"},
     "Producer": {"clusters"},
-    "Consumer": set(),
+    "Consumer": {"clusters"},
     "EndTxnRequest": {"transaction"},
     "END_TXN": {"transaction", "wire", "clusters"},  # clusters asks whether the target speaks it
     "TcpNetwork": {"clusters"},
@@ -181,7 +182,7 @@ def test_the_tables_hold_no_home_that_is_empty() -> None:
 
 
 def test_one_door_to_the_end_of_a_transaction() -> None:
-    """`EndTxn` is sent at one place in the whole package, and no module sets an offset reset."""
+    """`EndTxn` is sent at one place in the whole package, and an offset that is gone is an error for every consumer."""
     sending = [
         (module, node.lineno)
         for module in MODULES
@@ -189,7 +190,10 @@ def test_one_door_to_the_end_of_a_transaction() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "EndTxnRequest"
     ]
     assert [module for module, _ in sending] == ["transaction"]
-    assert [m for m, path in MODULES.items() if "auto.offset.reset" in path.read_text() and m != "client_keys"] == []
+    resetting = {m: path.read_text() for m, path in MODULES.items() if "auto.offset.reset" in path.read_text()}
+    assert resetting.keys() == {"client_keys", "clusters"}
+    assert resetting["clusters"].count("auto.offset.reset") == 1
+    assert FORCED_CONSUMER["auto.offset.reset"][0] == "error"
 
 
 @pytest.mark.parametrize("module", MODULES)

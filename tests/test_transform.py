@@ -81,6 +81,10 @@ def test_the_operations_do_what_the_steps_say(
     assert len(operations) == len(plain)
     after = reference_recipe.apply(operations, before, offset=word["offset"], timestamp=word["timestamp"])
     assert after == reference_recipe.transformed(plain, before, **word)
+    # What `verify` holds the target against says the same.
+    names = [(name.decode(), held) for name, held in before]
+    again = transform.rewritten(operations, names, offset=word["offset"], timestamp=word["timestamp"])
+    assert [(name.encode(), held) for name, held in again] == after
 
 
 @examples(200)

@@ -10,13 +10,14 @@ from eomirror.cli import run as _run
 from eomirror.cli import settings as _settings
 from eomirror.cli import standing as _standing
 from eomirror.cli import translate as _translate
+from eomirror.cli import verify as _verify
 from eomirror.cli import version as _version
 from eomirror.cli.app import app, guarded
 
 __all__ = ["app", "main"]
 
 # Importing a group of verbs adds them to the application.
-VERBS = (_run, _standing, _translate, _faults, _settings, _version)
+VERBS = (_run, _standing, _translate, _verify, _faults, _settings, _version)
 
 
 def main() -> None:
