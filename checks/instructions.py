@@ -21,7 +21,7 @@ from pathlib import Path
 from .variant import ROOT, SKIPPED, WORK, CannotCheck, compiler, compiler_version
 
 BASELINE = ROOT / "bench" / "instructions.json"
-TOLERANCE = 0.05
+TOLERANCE = 0.1  # where objects lie in memory makes some per cent, and that depends on the folder's name
 NOT_OURS = {"memcpy"}
 
 
@@ -46,7 +46,7 @@ def count() -> dict[str, float]:
         build = [*compiler(), "-O1", "-shared", "-fPIC", str(ROOT / "checks/callgrind.c"), "-o", str(library)]
         _call(build, dict(os.environ))
         tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder / 'out'}"]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EOMIRROR"))}
+        kept = {name: os.environ[name] for name in ("HOME", "LD_LIBRARY_PATH", "PATH") if name in os.environ}
         environment = {**kept, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
         _call([*tool, sys.executable, "-P", "-m", "checks.counting", str(library)], environment)
         return per_unit([path.read_text() for path in folder.glob("out.*")])
