@@ -22,7 +22,7 @@ def has_gaps(batch: Batch) -> bool:
 
 
 def wait_compacted(
-    cluster: Cluster, topics: Mapping[str, int], *shown: Callable[[Batch], bool], timeout: float = 60.0
+    cluster: Cluster, topics: Mapping[str, int], *shown: Callable[[Batch], bool], timeout: float = 180.0
 ) -> None:
     """Waits until every partition of the topics (name -> partitions) has a batch of each wanted kind, then holds the
     cleaner off.

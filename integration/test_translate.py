@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from eomirror.records import Gap
 from eomirror.translation import Found, RouteMap, look, translate
 
 from .cluster import Cluster
+from .compaction import CLEANING, HELD, has_gaps, wait_compacted
 from .process import Eomirror
 from .promise import (
     SMALL,
@@ -36,9 +36,6 @@ from .promise import (
     settle_fault,
     settled,
 )
-
-COMPACTING = {"cleanup.policy": "compact", "segment.bytes": 1 << 20, "min.cleanable.dirty.ratio": 0.01}
-NEVER = {"min.cleanable.dirty.ratio": 1.0, "min.compaction.lag.ms": 1 << 50}
 
 
 class Asked:
@@ -107,28 +104,17 @@ def assert_all_exact(config: Path, source: Cluster, target: Cluster, topics: dic
     return sum(len(records) for records in ours.values())
 
 
-def wait_for_gaps(source: Cluster, topic: str, written: int) -> None:
-    """Returns when the cleaner has taken records out of the middle of a partition, and leaves the rest alone."""
-    deadline = time.monotonic() + 30
-    while len(offsets(source, {topic: 1})[topic, 0]) > written * 2 // 3:
-        assert time.monotonic() < deadline, f"{topic} is not compacted"
-        time.sleep(0.2)
-    source.set_config(topic, NEVER)
-
-
 def test_every_offset_translates_to_the_same_record(
     source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
 ) -> None:
     topics = {f"{name}.lz4.tx": 2, f"{name}.plain": 1, f"{name}.compacted": 1}
     for topic, partitions in topics.items():
-        source.create_topic(topic, partitions, COMPACTING if "compacted" in topic else None)
-    target.create_topic(f"{name}.compacted", 1, {"cleanup.policy": "compact", **NEVER})
+        source.create_topic(topic, partitions, CLEANING if "compacted" in topic else None)
+    target.create_topic(f"{name}.compacted", 1, {"cleanup.policy": "compact", **HELD})
     load = Load(source, name)
     load(topics, 300)
     load({f"{name}.compacted": 1}, 300)
-    source.set_config(f"{name}.compacted", {"segment.ms": 50})
-    load({f"{name}.compacted": 1}, 1)
-    wait_for_gaps(source, f"{name}.compacted", 600)
+    wait_compacted(source, {f"{name}.compacted": 1}, has_gaps)
     load(topics, 40)
     config = flow_config(**SMALL)
     catch_up(eomirror, config)
@@ -272,7 +258,7 @@ def test_what_was_left_out_is_named_by_who_translates_across_it(
     source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
 ) -> None:
     source.create_topic(name, 1)
-    target.create_topic(name, 1, {"cleanup.policy": "compact", **NEVER})
+    target.create_topic(name, 1, {"cleanup.policy": "compact", **HELD})
     produce(source, name, (b"a", b"1"), (b"b", b"2"))
     config = flow_config(**SMALL, start="latest")
     catch_up(eomirror, config)
