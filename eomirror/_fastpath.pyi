@@ -208,7 +208,7 @@ def pack(
     max_batch_bytes: int,
     recipe: Recipe | None = None,
     until: int | None = None,
-    apart: tuple[int, int] | None = None,
+    apart: tuple[int, int, int] | None = None,
 ) -> Packed:
     """Turn the whole batches of a writable frame[start:end] into batches to be produced, from `position` on.
 
@@ -222,8 +222,8 @@ def pack(
     as each has less than 16 KiB (compressed: 4 KiB) or is re-encoded anyway, they have one codec or none, and no more
     than 256 KiB (and than `max_batch_bytes`) together, unpacked 4 MiB before the last one; what is dropped between them
     makes a gap in the runs. Timestamps further apart than int64 begin a new batch. No more are gathered in this range
-    once one that may be sent as it is cannot be read, or 32 MiB have been unpacked: it is sent as it is. The records of
-    batches that reach into the offsets from apart[0] to below apart[1] are each a batch of its own.
+    once one that may be sent as it is cannot be read, or 32 MiB have been unpacked: it is sent as it is. Batches that
+    reach into the offsets from apart[0] to below apart[1] are not gathered, and have at most apart[2] records each.
 
     A batch above `max_batch_bytes` is split: filled up record by record, or, compressed, in equal parts until each
     fits. Only a record that does not fit alone stops the walk: see `Packed.error`. A range whose first batch is cut is

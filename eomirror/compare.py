@@ -72,7 +72,8 @@ class Side:
     """One side of a partition, read forward. `head` is the next record, None behind the last.
 
     `cleaned` tells the first offset that the log still has, at the moment it is asked: retention goes on while we read.
-    `lacking` is the reason for what lies below it. `compacted`: records may be missing anywhere.
+    `lacking` is the reason for what lies below it. `compacted`: records may be missing anywhere below the log's `end`,
+    which cleaning leaves alone.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Side:
         cleaned: Callable[[], int],
         *,
         compacted: bool = False,
+        end: int | None = None,
         lacking: Only = Only.RETENTION,
     ) -> None:
         self._windows = windows
@@ -89,6 +91,7 @@ class Side:
         self._cleaned = cleaned
         self._start: int | None = None
         self.compacted = compacted
+        self._end = end
         self.lacking = lacking
         self.head: Seen | None = None
         self.advance()
@@ -112,7 +115,7 @@ class Side:
             self._start = self._cleaned()
         if offset < self._start:
             return self.lacking
-        return Only.COMPACTION if self.compacted else None
+        return Only.COMPACTION if self.compacted and (self._end is None or offset < self._end) else None
 
 
 class Findings:

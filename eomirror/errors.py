@@ -113,8 +113,8 @@ class BrokerError(EomirrorError):
 
 class Faulted(EomirrorError):
     """One partition cannot go on. `offset` is the source offset at which it stands, `next_offset` where it would go on
-    if what is wrong were left out; None if unknown. `many`: what was refused is a batch of several records, so it is
-    not known yet which of them is wrong."""
+    if what is wrong were left out; None if unknown. `records`: how many the batch had that was refused; of several it
+    is not known yet which of them is wrong."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Faulted(EomirrorError):
         *,
         offset: int | None = None,
         next_offset: int | None = None,
-        many: bool = False,
+        records: int = 1,
     ) -> None:
         super().__init__(f"{topic}[{partition}]: {reason}: {detail}")
         self.topic = topic
@@ -134,7 +134,7 @@ class Faulted(EomirrorError):
         self.detail = detail
         self.offset = offset
         self.next_offset = next_offset
-        self.many = many
+        self.records = records
 
 
 class Rewind(EomirrorError):

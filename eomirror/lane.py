@@ -164,12 +164,13 @@ class Lane:
         self._rewind("fenced", fenced.message)
 
     def _is_successor(self, head: LaneRecord | None) -> TypeGuard[LaneRecord]:
-        """Did another owner commit after all that we have seen of this lane?"""
+        """Did another owner commit after all that we have seen of this lane, and is it the one to stay?"""
         return (
             head is not None
             and head.owner.instance != self.lease.owner.instance
             and self._generation is not None
             and head.generation > self._generation
+            and self.lease.owner.yields_to(head.owner)
         )
 
     # --- taking over
@@ -230,7 +231,7 @@ class Lane:
             if route.changed and route.fault is not None:
                 self._log_fault(route)
         self._commit(self._begin())
-        self._blame.certain.clear()
+        self._blame.taken(self._routes)
         active = [r for r in self._routes.values() if r.leader is not None and r.key in orders.routes]
         for route in active:
             if route.target_end is not None:
@@ -276,6 +277,9 @@ class Lane:
             if part.position != route.next_offset:
                 raise RuntimeError(f"{part.key}: block begins at {part.position}, the route is at {route.next_offset}")
             topic_id = bytes.fromhex(route.target_topic_id)
+            apart = self._blame.apart(part.key)
+            if apart is not None:
+                self._pacing.urgent()  # many small requests: no more of them in this transaction than need be
             packed = _fastpath.pack(
                 block.frame,
                 part.start,
@@ -288,7 +292,7 @@ class Lane:
                 max_batch_bytes=route.max_batch_bytes,
                 recipe=route.recipe,
                 until=route.until,
-                apart=self._blame.apart(part.key),
+                apart=apart,
             )
             route.source_lso = part.stable
             if packed.next_offset > part.position:
@@ -440,6 +444,7 @@ class Lane:
         if self._touched:
             self._commit(self._begin(), close_ledger=True)
         self._forget()
+        self._blame.reconsider()
         self._take_over(obeyed=orders)
         self._again_at = self._now() + POSTPONED_SECONDS if postponed else None
 

@@ -38,6 +38,9 @@ class State(enum.StrEnum):
     PAUSED = "PAUSED"
 
 
+TWINS_MS: Final = 60_000
+
+
 class Owner(msgspec.Struct, frozen=True):
     """The process that holds a lane. `instance` is unique to one start of one process."""
 
@@ -48,6 +51,16 @@ class Owner(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}"
+
+    def yields_to(self, successor: Owner) -> bool:
+        """Whether this process ends when that one has taken a lane from it.
+
+        Two that start at once may each take a lane from the other; if both ended, nobody would be left. The one that
+        was started later stays. Clocks differ between hosts, so beyond TWINS_MS the take-over alone counts.
+        """
+        if abs(successor.started_ms - self.started_ms) > TWINS_MS:
+            return True
+        return (successor.started_ms, successor.instance) > (self.started_ms, self.instance)
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):

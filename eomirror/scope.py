@@ -109,7 +109,7 @@ class Looking:
                 continue
             if lane in undecided:
                 open_note = f"target offsets from {target[1]} on were not looked at: a transaction of its lane is open"
-                job = msgspec.structs.replace(job, note=open_note)
+                job = msgspec.structs.replace(job, note="; ".join(filter(None, (job.note, open_note))))
             jobs.append(job)
         return Plan(tuple(jobs), self._causes, tuple(self._ledger))
 

@@ -190,6 +190,7 @@ class Transactions:
         """
         following = self._legal("take")
         self._metadata = metadata
+        self._ends.clear()  # whoever goes on says anew where each partition ends
         for name, identity in self.identities.items():
             self._init(identity)
             self._step(f"init_{name}")
@@ -458,7 +459,7 @@ class Transactions:
                             detail,
                             offset=out.batch.runs[0][0],
                             next_offset=last_first + last_count,
-                            many=out.batch.count > 1,
+                            records=out.batch.count,
                         )
                     )
             elif out.batch is not None and answer.log_append_time is not None:

@@ -73,7 +73,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def incomplete(self) -> bool:
-        return any(one.cause is not None for one in self.partitions)
+        """A partition could not be compared, or of all there is not one record was."""
+        nothing = not any(one.equal for one in self.partitions)
+        lacking = not self.partitions or any(any(one.not_comparable.values()) for one in self.partitions)
+        return any(one.cause is not None for one in self.partitions) or (nothing and lacking)
 
 
 class Comparer:
@@ -174,7 +177,9 @@ class Comparer:
             compacted=job.compacted[0],
             lacking=Only.GONE if gone else Only.RETENTION,
         )
-        theirs = Side(self._windows(job, 1, target), self._cleaned(job, 1), compacted=job.compacted[1])
+        theirs = Side(
+            self._windows(job, 1, target), self._cleaned(job, 1), compacted=job.compacted[1], end=job.target[1]
+        )
         return ours, theirs
 
     def _windows(self, job: Job, side: int, span: Span, *, told: bool = True) -> Iterator[list[Seen]]:

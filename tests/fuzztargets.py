@@ -146,7 +146,7 @@ def pack(data: bytes) -> None:
         max_batch_bytes=limit,
         recipe=hostile.recipe,
         until=hostile.until,
-        apart=(hostile.position, 1 << 62) if hostile.flags & APART else None,
+        apart=(hostile.position, 1 << 62, 1) if hostile.flags & APART else None,
     )
     check_packed(packed, hostile.position, limit)
     if packed.error is None:

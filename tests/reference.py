@@ -257,7 +257,7 @@ def pack(
     max_batch_bytes: int,
     recipe: Sequence[tuple[Any, ...]] | None = None,
     until: int = (1 << 63) - 1,
-    apart: tuple[int, int] = (0, 0),
+    apart: tuple[int, int, int] = (0, 0, 1),
 ) -> Result:
     """The limit is kept where nothing is compressed anew: what a compressor makes of a batch cannot be said here."""
     result = Result(position, base_sequence)
@@ -308,7 +308,7 @@ def _forward(
     recipe: Sequence[tuple[Any, ...]] | None,
     position: int,
     until: int,
-    apart: tuple[int, int],
+    apart: tuple[int, int, int],
 ) -> None:
     """Batches for all that is data. Raises BadBatch, with everything before it in the result."""
 
@@ -325,7 +325,7 @@ def _forward(
         alone = batch.base_offset < apart[1] and batch.next_offset > apart[0]
         whole = position <= batch.base_offset and batch.next_offset <= until and batch.count == batch.last_delta + 1
         plain = recipe is None and whole and not batch.old and not batch.attributes & LOG_APPEND_TIME
-        may_pass = len(batch.data) <= limit and (batch.count == 1 or not alone)
+        may_pass = len(batch.data) <= limit and (batch.count <= apart[2] or not alone)
         return Member(len(batch.data), batch.attributes, plain and may_pass, batch.old, alone)
 
     data = [(index, batch, member(batch)) for index, (verdict, batch) in enumerate(judged) if verdict == "data"]
@@ -356,7 +356,7 @@ def _forward(
             parsed.append((len(batch.data), [rec for rec in records if position <= rec.offset < until]))
         too_large: RecordTooLarge | None = None
         try:
-            done = drafts(parsed, None if codec else limit, recipe, one_by_one=head.apart)
+            done = drafts(parsed, None if codec else limit, recipe, most_records=apart[2] if head.apart else 1 << 31)
         except RecordTooLarge as record:
             done, too_large = record.done, record
         for draft in done:

@@ -61,7 +61,7 @@ class Member:
     attributes: int
     plain: bool  # nothing of its records has to change, and it may be sent as it is
     old: bool = False  # magic 0 or 1
-    apart: bool = False  # its records are wanted one by one
+    apart: bool = False  # its records are wanted few by few
 
     @property
     def joins(self) -> bool:
@@ -133,7 +133,7 @@ def drafts(
     limit: int | None,
     recipe: Sequence[tuple[Any, ...]] | None,
     *,
-    one_by_one: bool,
+    most_records: int,
 ) -> list[Draft]:
     """Records of (source size, records) batches, filled up greedily: a draft ends where the next record would pass the
     limit, or its timestamp is more than int64 away from the first one's.
@@ -156,7 +156,7 @@ def drafts(
                 body = bytes([rec.attributes]) + varint(delta) + varint(len(draft.offsets)) + (rest or b"")
                 body = varint(len(body)) + body
                 fits = -(1 << 63) <= delta < 1 << 63 and len(draft.payload) + len(body) <= most
-                if rest is not None and fits and not (one_by_one and draft.offsets):
+                if rest is not None and fits and len(draft.offsets) < most_records:
                     break
                 if not draft.offsets:
                     raise RecordTooLarge(rec.offset, done)

@@ -419,3 +419,9 @@ def test_a_change_is_told_by_its_place_and_not_by_its_content(change: dict[str, 
 def test_a_difference_names_the_offsets_that_there_are() -> None:
     assert str(Difference(Kind.CHANGED, 8, 9, "why")) == "changed: source offset 8, target offset 9: why"
     assert str(Difference(Kind.FOREIGN, None, 9)) == "foreign: target offset 9"
+
+
+def test_compaction_excuses_nothing_behind_the_end_of_the_log() -> None:
+    theirs = Side(iter(()), lambda: 0, compacted=True, end=60)
+    assert theirs.excuse(59) is Only.COMPACTION
+    assert theirs.excuse(60) is None

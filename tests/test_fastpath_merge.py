@@ -51,7 +51,9 @@ def test_everything_together_is_what_the_reference_says(
 ) -> None:
     until = data.draw(st.one_of(st.none(), st.integers(fetched.position, min(fetched.position + 60, (1 << 63) - 1))))
     first = data.draw(st.integers(0, fetched.position + 60))
-    apart = data.draw(st.sampled_from([(0, 0), (first, first + data.draw(st.integers(0, 20)))]))
+    apart = data.draw(
+        st.sampled_from([(0, 0, 1), (first, first + data.draw(st.integers(0, 20)), data.draw(st.integers(1, 3)))])
+    )
     where = (fetched.start, fetched.end, fetched.position, fetched.aborted)
     recipe = None if steps is None else kernel.Recipe(steps)
     got = kernel.pack(bytearray(fetched.data), *where, **stamp, recipe=recipe, until=until, apart=apart)

@@ -88,7 +88,7 @@ def test_next_offset_walks_the_headers(fetched: Range) -> None:
 def test_two_fetches_give_what_one_gives(fetched: Range, data: st.DataObject) -> None:
     """Packing up to a batch and going on from its next offset loses nothing and doubles nothing."""
     cut = data.draw(st.sampled_from([*fetched.starts, fetched.end]))
-    stamp: dict[str, Any] = {**STAMP, "apart": (0, (1 << 63) - 1)}
+    stamp: dict[str, Any] = {**STAMP, "apart": (0, (1 << 63) - 1, 1)}
     whole = kernel.pack(bytearray(fetched.data), fetched.start, fetched.end, fetched.position, [], **stamp)
     first = kernel.pack(bytearray(fetched.data), fetched.start, cut, fetched.position, [], **stamp)
     second = kernel.pack(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from eomirror import logs
 from eomirror.brokers import EARLIEST
 from eomirror.errors import Reason
+from eomirror.lane import Lane
 from eomirror.model import Orders, RouteSpec
 from eomirror.records import State
 from tests import lanes
@@ -96,3 +97,40 @@ def test_a_record_that_is_too_large_is_named_alone(batches: list[list[int]], fet
     assert position.fault.reason is Reason.RECORD_TOO_LARGE
     assert (position.next_offset, position.fault.next_offset) == (bad, bad + 1)
     assert [r.content for r in target.committed(*KEY)] == [r.content for r in source.committed(*KEY)[:bad]]
+
+
+@examples(20)
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=3), st.sampled_from([300, 4000]))
+def test_partitions_that_are_refused_in_turn_are_all_named(before: list[int], fetch_bytes: int) -> None:
+    """Each has a refused record somewhere further on, and all are in one transaction."""
+    source, target = ModelCluster("source"), ModelCluster("target")
+    lanes.prepare(source, target, {})
+    source.create_topic("orders", len(before))
+    target.create_topic("orders", len(before), compact=True)
+    topic_id = source.topics["orders"].topic_id.hex
+    keys = [("orders", partition) for partition in range(len(before))]
+    for key, count in zip(keys, before, strict=True):
+        names = [b"k"] * count + [None, b"behind"]
+        source.write(*key, [Record(0, 1_700_000_000_000, name, b"v%d" % i, ()) for i, name in enumerate(names)])
+    orders = Orders({key: RouteSpec(*key, topic_id, EARLIEST, 1_048_588) for key in keys})
+    held: list[Lane] = []
+
+    def main(network: Owner) -> None:
+        held.append(lanes.make_lane(network, "X", source, target, orders, max_bytes=2000, fetch_bytes=fetch_bytes))
+        held[0].run()
+
+    def over() -> bool:
+        positions = lanes.lane_state(target).positions
+        done = all(k in positions and positions[k].state is State.FAULTED for k in keys)
+        return done or (bool(held) and held[0].view.rewinds > 30)
+
+    with ModelNetwork(source, target) as net:
+        net.spawn("X", main)
+        net.run(Script([]), until=over)
+        net.settle()
+    assert held[0].view.rewinds <= 30
+    for key, count in zip(keys, before, strict=True):
+        position = lanes.lane_state(target).positions[key]
+        assert position.fault is not None
+        assert (position.next_offset, position.fault.next_offset) == (count, count + 1)
+        assert [r.content for r in target.committed(*key)] == [r.content for r in source.committed(*key)[:count]]

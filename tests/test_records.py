@@ -237,3 +237,17 @@ def test_keys_are_json_arrays_that_anybody_can_read() -> None:
     assert records.ledger_key(3) == b"3"
     assert records.desired_key(records.fault_scope("orders", 3)) == b'["desired",["fault","orders",3]]'
     assert records.event_key("01H") == b'["event","01H"]'
+
+
+@given(
+    st.tuples(st.integers(0, 200_000), st.sampled_from("ab")), st.tuples(st.integers(0, 200_000), st.sampled_from("ab"))
+)
+def test_of_two_processes_that_take_lanes_from_each_other_one_stays(one: tuple[int, str], two: tuple[int, str]) -> None:
+    mine, theirs = (Owner("h", 1, instance, started) for started, instance in (one, two))
+    if mine.instance == theirs.instance:
+        return
+    if abs(one[0] - two[0]) <= 60_000:
+        assert mine.yields_to(theirs) != theirs.yields_to(mine)
+        assert mine.yields_to(theirs) is (one < two)
+    else:
+        assert mine.yields_to(theirs)

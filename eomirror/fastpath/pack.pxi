@@ -119,6 +119,8 @@ def pack(
     cdef Walk walk
     if position < 0 or producer_id < 0 or producer_epoch < 0 or base_sequence < 0:
         raise ValueError("position, producer id, producer epoch and base sequence start at 0")
+    if apart is not None and apart[2] < 1:
+        raise ValueError(f"{apart[2]} records in a batch: the number starts at 1")
     packed.batches = []
     packed.next_offset = position
     packed.last_leader_epoch = -1
@@ -129,7 +131,7 @@ def pack(
         walk = Walk(memoryview(frame), recipe, packed)
         walk.set(<uint8_t *>buffer.buf, &scan.found, position, MAX_OFFSET if until is None else until, &stamp)
         walk.merge = True
-        walk.apart_first, walk.apart_next = (0, 0) if apart is None else apart
+        walk.apart_first, walk.apart_next, walk.apart_most = (0, 0, 1) if apart is None else apart
         try:
             walk.judge(AbortedIndex(aborted))
             walk.forward()
@@ -163,7 +165,8 @@ cdef class Walk:
     cdef Packed packed
     cdef bint merge             # neighbours may become one batch
     cdef int64_t apart_first    # the records of batches that reach into
-    cdef int64_t apart_next     # this range are batches of their own
+    cdef int64_t apart_next     # this range are sent apart,
+    cdef int32_t apart_most     # so many in a batch
     cdef Reencoder reencoder
 
     def __init__(self, view, recipe, packed):
@@ -254,7 +257,7 @@ cdef class Walk:
             and item.base_offset >= self.position
             and item.next_offset <= self.until
             and item.count == <int64_t>item.last_offset_delta + 1
-            and (item.count == 1 or not self.is_apart(item))
+            and (item.count <= self.apart_most or not self.is_apart(item))
             and item.size <= self.stamp.max_batch_bytes
             and not item.attributes & LOG_APPEND_TIME
         )
@@ -331,7 +334,7 @@ cdef class Walk:
         span.end = end
         span.position = self.position
         span.until = self.until
-        self.reencoder.run(&span, kind, 1 if self.is_apart(&self.items[first]) else 0x7FFFFFFF)
+        self.reencoder.run(&span, kind, self.apart_most if self.is_apart(&self.items[first]) else 0x7FFFFFFF)
         if span.at == end:
             return end
         self.merge = False
