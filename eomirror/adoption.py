@@ -15,10 +15,12 @@ from eomirror.transaction import Transactions
 
 
 class Adopted(msgspec.Struct):
-    """`waiting` are routes that cannot start or go on yet, for a leader is away."""
+    """`waiting` are routes that cannot start or go on yet, for a leader is away; `ends` says where the target partition
+    of each of the others ends."""
 
     routes: dict[RouteKey, Route]
     waiting: set[RouteKey]
+    ends: dict[RouteKey, int]
 
 
 def adopt(
@@ -40,8 +42,9 @@ def adopt(
     pins = pin(source, target, metadata, orders.routes, positions, late=head.pinned_ms is not None, now_ms=now_ms)
     everything = positions | pins
     checks = markers.check(target, metadata, everything, head, transactions)
-    faults = {**_shrunk(target, metadata, everything, checks.leaders), **checks.faults}
-    adopted = Adopted({}, {key for key in orders.routes if key not in everything})
+    ends = _ends(target, metadata, checks.leaders)
+    faults = {**_shrunk(everything, ends), **checks.faults}
+    adopted = Adopted({}, {key for key in orders.routes if key not in everything}, ends)
     for key, position in everything.items():
         route = Route(key, position)
         route.changed = key in pins
@@ -99,17 +102,23 @@ def _find_leader(route: Route, leader: int | None) -> None:
         route.changed = True
 
 
-def _shrunk(
-    target: Brokers, metadata: Metadata, positions: dict[RouteKey, PositionRecord], leaders: dict[RouteKey, int]
-) -> dict[RouteKey, Faulted]:
-    """Target partitions that end before what was committed there: records were lost on the target."""
-    known = {k: p.target_end for k, p in positions.items() if p.target_end is not None and k in leaders}
-    shrunk = {}
-    for key, end in target.list_offsets(metadata, dict.fromkeys(known, LATEST)).items():
+def _ends(target: Brokers, metadata: Metadata, leaders: dict[RouteKey, int]) -> dict[RouteKey, int]:
+    """Where each target partition ends; one whose leader does not say is taken out of `leaders`."""
+    ends = {}
+    for key, end in target.list_offsets(metadata, dict.fromkeys(leaders, LATEST)).items():
         if isinstance(end, BrokerError):
             leaders.pop(key)
-        elif end < known[key]:
-            detail = f"the target ends at offset {end}, {known[key] - end} records before what was committed there"
-            at = positions[key].next_offset
+        else:
+            ends[key] = end
+    return ends
+
+
+def _shrunk(positions: dict[RouteKey, PositionRecord], ends: dict[RouteKey, int]) -> dict[RouteKey, Faulted]:
+    """Target partitions that end before what was committed there: records were lost on the target."""
+    shrunk = {}
+    for key, end in ends.items():
+        known, at = positions[key].target_end, positions[key].next_offset
+        if known is not None and end < known:
+            detail = f"the target ends at offset {end}, {known - end} records before what was committed there"
             shrunk[key] = Faulted(*key, Reason.TARGET_RECREATED, detail, offset=at, next_offset=at)
     return shrunk

@@ -19,18 +19,20 @@ import msgspec
 
 from eomirror import _fastpath, checkpoint, ledger, logs, markers
 from eomirror.adoption import adopt, can_start
+from eomirror.answers import Outgoing
 from eomirror.blame import Blame
 from eomirror.brokers import Brokers, Metadata
 from eomirror.checkpoint import InternalTopics, LaneState, Lookout
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Fenced, Reason, Refused, Rewind
 from eomirror.faults import resolve
+from eomirror.identity import Identity
 from eomirror.model import LaneView, Lease, Orders, Receipt, RouteKey, RouteView
 from eomirror.pacing import Pace, Pacing
 from eomirror.records import Desired, LaneRecord, State
 from eomirror.route import Route
 from eomirror.settlement import Settlement, announcement, opening_head, settlement
 from eomirror.source import Block, Reading, Source
-from eomirror.transaction import Identity, Outgoing, Transactions
+from eomirror.transaction import Transactions
 from eomirror.units import wall_ms
 
 log = logs.get("lane")
@@ -234,8 +236,7 @@ class Lane:
         self._blame.taken(self._routes)
         active = [r for r in self._routes.values() if r.leader is not None and r.key in orders.routes]
         for route in active:
-            if route.target_end is not None:
-                self._transactions.expect_end(*route.key, route.target_end)
+            self._transactions.expect_end(*route.key, adopted.ends[route.key])
         self._source.assign(Reading(r.key, r.source_topic_id, r.next_offset, r.leader_epoch) for r in active)
         # What a person decided while nobody ran, or while a cluster was away, is still to be done.
         self._obeyed = orders if orders is obeyed or not self._undone(orders) else None
@@ -325,6 +326,8 @@ class Lane:
     def _book_acks(self) -> None:
         for acked in self._transactions.acked():
             self._routes[acked.topic, acked.partition].wrote(acked.batch, acked.base_offset)
+        for foreign in self._transactions.foreign():
+            log.warning("partition.foreign_write", flow=self.lease.flow, **foreign._asdict(), hint=foreign.hint)
         if sum(route.book.run_count for route in self._touched.values()) >= ledger.MAX_RUNS_PER_TRANSACTION:
             self._pacing.urgent()
 

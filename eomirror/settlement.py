@@ -7,10 +7,11 @@ import msgspec
 from eomirror import ledger, records
 from eomirror.checkpoint import InternalTopics, LaneState
 from eomirror.errors import Refused
+from eomirror.identity import Identity
 from eomirror.model import Lease, RouteKey
 from eomirror.records import IdentityName, LaneRecord, PositionRecord, ProducerRecord
 from eomirror.route import Route
-from eomirror.transaction import Identity, Write
+from eomirror.transaction import Write
 
 
 class Settlement(msgspec.Struct, frozen=True):

@@ -15,13 +15,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from eomirror.answers import CHANGES_TIMESTAMPS
 from eomirror.brokers import EARLIEST, LATEST, Brokers, Metadata
 from eomirror.checkpoint import InternalTopics
 from eomirror.clusters import Cluster
 from eomirror.config import FlowConfig, Instant
 from eomirror.errors import BrokerError, Preflight, Refused, error_name
 from eomirror.model import RouteKey, RouteSpec
-from eomirror.transaction import CHANGES_TIMESTAMPS
 
 ADMIN_SECONDS: Final = 30.0
 BROKER_DEFAULT: Final = -1

@@ -9,51 +9,22 @@ of the next transaction, so every transaction has an epoch of its own and its se
 
 from __future__ import annotations
 
-import datetime
 import enum
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from eomirror import _fastpath
-from eomirror.brokers import LEADERSHIP_CODES, Brokers, Metadata
-from eomirror.errors import BrokerError, ConnectionLost, Faulted, Fenced, Reason, Refused, Rewind, error_name
-from eomirror.records import IdentityName
-from eomirror.wire import END_TXN, INIT_PRODUCER_ID, PRODUCE, Address, Connection
-
-# Transaction n uses identity n mod 2: the next one's first produce never waits for the markers of the one before.
-IDENTITIES: Final[tuple[IdentityName, ...]] = ("a", "b")
+from eomirror.answers import Acked, Outgoing, judge
+from eomirror.brokers import Brokers, Metadata
+from eomirror.ends import Ends, Foreign
+from eomirror.errors import ConnectionLost, Fenced, Refused, Rewind, error_name
+from eomirror.identity import IDENTITIES, NOT_AUTHORIZED, RIGHT_IS_MISSING, Identity, Registrar
+from eomirror.wire import END_TXN, PRODUCE, Connection
 
 # The broker keeps the last five batches per producer and partition to recognise what it has already appended.
 MAX_IN_FLIGHT: Final = 5
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
-
-CONCURRENT_TRANSACTIONS: Final = 51
-COORDINATOR_MOVED: Final = frozenset({14, 15, 16})  # loading, not available, not coordinator
-# There is a newer epoch or another producer id: InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced. A
-# transaction that the coordinator timed out looks the same; only InitProducerId with the epoch that we held can tell.
-FENCED: Final = frozenset({47, 49, 90})
-NOT_AUTHORIZED: Final = frozenset({29, 31, 53})  # topic, cluster, transactional id
-
-# Answers that say something about leaders, replicas or epochs, and nothing about the batch.
-PASSING: Final = LEADERSHIP_CODES | FENCED | {19, 20, 45, 46, 48, 51, 59, 100, 103, 120}
-
-# What the answer to one partition's batch means. All others are doubt: rewind, and a fault if they keep coming.
-PRODUCE_FAULTS: Final[Mapping[int, Reason]] = {
-    10: Reason.RECORD_TOO_LARGE,  # MESSAGE_TOO_LARGE
-    17: Reason.TARGET_REFUSED,  # INVALID_TOPIC_EXCEPTION
-    18: Reason.RECORD_TOO_LARGE,  # RECORD_LIST_TOO_LARGE
-    29: Reason.TARGET_REFUSED,  # TOPIC_AUTHORIZATION_FAILED
-    32: Reason.TARGET_REFUSED,  # INVALID_TIMESTAMP
-    43: Reason.TARGET_REFUSED,  # UNSUPPORTED_FOR_MESSAGE_FORMAT
-    44: Reason.TARGET_REFUSED,  # POLICY_VIOLATION
-    76: Reason.TARGET_REFUSED,  # UNSUPPORTED_COMPRESSION_TYPE
-    87: Reason.TARGET_REFUSED,  # INVALID_RECORD
-}
-
-
-# Why nothing may be written to a topic with LogAppendTime, seen beforehand or in the answer to a produce.
-CHANGES_TIMESTAMPS: Final = "the target topic has message.timestamp.type=LogAppendTime and would change every timestamp"
 
 
 class Phase(enum.Enum):
@@ -73,49 +44,6 @@ MOVES: Final[Mapping[tuple[Phase, str], Phase]] = {
     (Phase.OPEN, "record"): Phase.RECORDED,
     (Phase.RECORDED, "commit"): Phase.READY,
 }
-
-
-class Identity:
-    """One transactional id and the (producer id, epoch) that its coordinator gave us last, None before the first."""
-
-    def __init__(self, name: IdentityName, transactional_id: str) -> None:
-        self.name = name
-        self.transactional_id = transactional_id
-        self.held: tuple[int, int] | None = None
-        self.coordinator: Address | None = None
-
-    @property
-    def producer_id(self) -> int:
-        return self._held()[0]
-
-    @property
-    def epoch(self) -> int:
-        return self._held()[1]
-
-    def _held(self) -> tuple[int, int]:
-        if self.held is None:
-            raise RuntimeError(f"{self.transactional_id} has not been taken")
-        return self.held
-
-
-class Outgoing(NamedTuple):
-    """One batch on its way: `topic_id` is 16 bytes."""
-
-    topic: str
-    topic_id: bytes
-    partition: int
-    leader: int
-    batch: _fastpath.Batch | None
-    view: memoryview | bytes
-
-
-class Acked(NamedTuple):
-    """A batch that the target has appended with its first record at `base_offset`."""
-
-    topic: str
-    partition: int
-    batch: _fastpath.Batch
-    base_offset: int
 
 
 class Write(NamedTuple):
@@ -143,19 +71,18 @@ class Transactions:
         patience: float = 30.0,
     ) -> None:
         self._brokers = brokers
-        self._timeout_ms = transaction_timeout_ms
+        self._registrar = Registrar(brokers, transaction_timeout_ms=transaction_timeout_ms, patience=patience)
         self._step = step
         self._patience = patience
         self.identities = {name: Identity(name, f"{prefix}.{name}") for name in IDENTITIES}
         self.phase = Phase.LOST
         self.number: int | None = None
-        self._current: Identity | None = None
         self._metadata: Metadata | None = None
         self._links: dict[int, Connection] = {}
         self._sent: dict[int, deque[list[Outgoing]]] = {}
         self._sequences: dict[tuple[bytes, int], int] = {}
         self._acked: list[Acked] = []
-        self._ends: dict[tuple[str, int], int] = {}
+        self._ends = Ends()
 
     # --- moves
 
@@ -169,7 +96,7 @@ class Transactions:
     def lose(self) -> None:
         """Drop everything that was in flight: new connections, nothing known but which epochs we last held."""
         self.phase = Phase.LOST
-        self.number = self._current = None
+        self.number = None
         for identity in self.identities.values():
             identity.coordinator = None
         for link in self._links.values():
@@ -179,7 +106,7 @@ class Transactions:
         self._sent.clear()
         self._sequences.clear()
         self._acked.clear()
-        self._ends.clear()
+        self._ends.forget()
 
     def take(self, metadata: Metadata) -> None:
         """Take both identities, a first. What any earlier owner or we ourselves had open is completed or aborted.
@@ -190,9 +117,13 @@ class Transactions:
         """
         following = self._legal("take")
         self._metadata = metadata
-        self._ends.clear()  # whoever goes on says anew where each partition ends
+        self._ends.forget()  # whoever goes on says anew where each partition ends
         for name, identity in self.identities.items():
-            self._init(identity)
+            try:
+                self._registrar.take(identity)
+            except (Rewind, Fenced, Refused):
+                self.lose()
+                raise
             self._step(f"init_{name}")
         self.phase = following
 
@@ -209,17 +140,17 @@ class Transactions:
         """Begin transaction `number`, which must come from the checkpoint."""
         self.phase = self._legal("begin")
         self.number = number
-        self._current = self.turn(number)
         self._sequences.clear()
-        return self._current
+        return self.turn(number)
 
     def sequence(self, topic_id: bytes, partition: int) -> int:
         """The base sequence of the next batch of a partition in this transaction."""
         return self._sequences.get((topic_id, partition), 0)
 
     def expect_end(self, topic: str, partition: int, end: int) -> None:
-        """The target's partition is known to reach `end`: a base offset below it is doubt."""
-        self._ends[topic, partition] = end
+        """The target's partition ends at `end`, as its leader said after both identities were taken: a base offset
+        below that is doubt, and what lies between it and our first batch is somebody else's."""
+        self._ends.expect(topic, partition, end)
 
     def produce(self, batches: Iterable[Sequence[Outgoing]], next_sequences: Mapping[tuple[bytes, int], int]) -> None:
         """Send batches; each inner sequence is one partition's, in order. Returns when all are sent, not acked.
@@ -252,6 +183,10 @@ class Transactions:
         acked, self._acked = self._acked, []
         return acked
 
+    def foreign(self) -> list[Foreign]:
+        """What others have written to mirrored partitions, found out since the last call."""
+        return self._ends.foreign()
+
     def drain(self) -> None:
         """Wait for every answer."""
         for leader in list(self._sent):
@@ -263,7 +198,7 @@ class Transactions:
         following = self._legal("record")
         if any(self._sent.values()) or self._acked:
             raise RuntimeError("data is not acked yet")
-        identity = self._identity()
+        identity = self.turn(self._number())
         metadata = self._known()
         by_leader: dict[int, list[Outgoing]] = {}
         for write in writes:
@@ -293,9 +228,10 @@ class Transactions:
     def commit(self) -> None:
         """EndTxn(commit). Returns when the decision is durable; any other answer, or none, is doubt."""
         self.phase = self._legal("commit")
-        identity = self._identity()
+        number = self._number()
+        identity = self.turn(number)
         try:
-            connection = self._brokers.at(self._coordinator(identity))
+            connection = self._registrar.connection(identity)
             module = connection.module(END_TXN)
             connection.send(
                 module.EndTxnRequest(
@@ -311,9 +247,11 @@ class Transactions:
             raise self._doubt("end_unknown", f"EndTxn {identity.transactional_id}: {error.message}") from error
         code = int(response.error_code)
         if code != 0:
-            raise self._doubt("end_refused", f"EndTxn {identity.transactional_id}: {error_name(code)}")
+            cause = RIGHT_IS_MISSING if code in NOT_AUTHORIZED else "end_refused"
+            raise self._doubt(cause, f"EndTxn {identity.transactional_id}: {error_name(code)}")
+        self._ends.committed(number)
         identity.held = (int(response.producer_id), int(response.producer_epoch))
-        self.number = self._current = None
+        self.number = None
         self._step("end_answered")
 
     def close(self) -> None:
@@ -322,10 +260,10 @@ class Transactions:
 
     # --- inside
 
-    def _identity(self) -> Identity:
-        if self._current is None:
+    def _number(self) -> int:
+        if self.number is None:
             raise RuntimeError("no transaction is open")
-        return self._current
+        return self.number
 
     def _known(self) -> Metadata:
         if self._metadata is None:
@@ -335,71 +273,6 @@ class Transactions:
     def _doubt(self, cause: str, message: str) -> Rewind:
         self.lose()
         return Rewind(cause, message)
-
-    def _coordinator(self, identity: Identity) -> Address:
-        if identity.coordinator is None:
-            identity.coordinator = self._brokers.coordinator(identity.transactional_id)
-        return identity.coordinator
-
-    def _init(self, identity: Identity) -> None:
-        """InitProducerId until it succeeds: it returns only when whatever the identity had open is complete."""
-        deadline = self._brokers.deadline(self._patience)
-        pause = 0.001
-        while True:
-            try:
-                code, held = self._init_once(identity)
-            except ConnectionLost as error:
-                identity.coordinator = None
-                raise self._doubt(
-                    "init_unknown", f"InitProducerId {identity.transactional_id}: {error.message}"
-                ) from error
-            except BrokerError as error:
-                code, held = error.code or 0, None
-            if held is not None:
-                identity.held = held
-                return
-            if code in FENCED and identity.held is not None:
-                self.lose()
-                raise Fenced(f"{identity.transactional_id}: InitProducerId answered {error_name(code)}")
-            if code in NOT_AUTHORIZED:
-                self.lose()
-                raise Refused(
-                    f"cluster {self._brokers.name}: InitProducerId {identity.transactional_id}: {error_name(code)}",
-                    hint="The lanes' principal needs WRITE and DESCRIBE on the transactional ids of this flow.",
-                )
-            if code == 50:  # INVALID_TRANSACTION_TIMEOUT
-                self.lose()
-                raise Refused(
-                    f"cluster {self._brokers.name}: commit.transaction_timeout is more than the brokers allow",
-                    hint="Lower it, or raise transaction.max.timeout.ms on the target's brokers.",
-                )
-            if code in COORDINATOR_MOVED:
-                identity.coordinator = None
-            elif code != CONCURRENT_TRANSACTIONS and code not in FENCED:
-                raise self._doubt("init_refused", f"InitProducerId {identity.transactional_id}: {error_name(code)}")
-            if self._brokers.network.now() >= deadline:
-                # The coordinator has decided but cannot finish, for a leader inside the transaction is away. It alone
-                # can end this.
-                raise self._doubt(
-                    "blocked",
-                    f"InitProducerId {identity.transactional_id}: {error_name(code)} for {self._patience:g} s",
-                )
-            self._brokers.network.sleep(pause)
-            pause = min(pause * 2, 0.05)
-
-    def _init_once(self, identity: Identity) -> tuple[int, tuple[int, int] | None]:
-        connection = self._brokers.at(self._coordinator(identity))
-        producer_id, epoch = identity.held or (-1, -1)
-        request = connection.module(INIT_PRODUCER_ID).InitProducerIdRequest(
-            transactional_id=identity.transactional_id,
-            transaction_timeout=datetime.timedelta(milliseconds=self._timeout_ms),
-            producer_id=producer_id,
-            producer_epoch=epoch,
-        )
-        response = self._brokers.ask(connection, request)
-        if int(response.error_code) != 0:
-            return int(response.error_code), None
-        return 0, (int(response.producer_id), int(response.producer_epoch))
 
     def _send(self, leader: int, request: list[Outgoing]) -> None:
         queue = self._sent.setdefault(leader, deque())
@@ -417,7 +290,7 @@ class Transactions:
                 version,
                 link.next_correlation_id(),
                 link.client_id,
-                self._identity().transactional_id,
+                self.turn(self._number()).transactional_id,
                 int(self._patience * 1000),
                 list(topics.items()),
             )
@@ -432,51 +305,10 @@ class Transactions:
             response = self._links[leader].receive(self._brokers.deadline(self._patience))
         except ConnectionLost as error:
             raise self._doubt("produce_unknown", f"Produce: {error.message}") from error
-        answers: dict[tuple[bytes, int], Any] = {
-            (t.topic_id.bytes, int(p.index)): p for t in response.responses for p in t.partition_responses
-        }
-        faults: list[Faulted] = []
-        suspects: list[Faulted] = []
-        doubts = []
-        for out in request:
-            answer = answers.get((out.topic_id, out.partition))
-            place = f"{out.topic}[{out.partition}]"
-            if answer is None:
-                doubts.append(f"{place}: no answer in the response")
-                continue
-            code, base = int(answer.error_code), int(answer.base_offset)
-            if code != 0:
-                detail = f"{error_name(code)}{': ' + answer.error_message if answer.error_message else ''}"
-                doubts.append(f"{place}: {detail}")
-                if code not in PASSING and out.batch is not None:
-                    last_first, last_count = out.batch.runs[-1]
-                    reason = PRODUCE_FAULTS.get(code)
-                    (suspects if reason is None else faults).append(
-                        Faulted(
-                            out.topic,
-                            out.partition,
-                            reason or Reason.TARGET_REFUSED,
-                            detail,
-                            offset=out.batch.runs[0][0],
-                            next_offset=last_first + last_count,
-                            records=out.batch.count,
-                        )
-                    )
-            elif out.batch is not None and answer.log_append_time is not None:
-                # Not committed yet, and it must not be: the topic has become LogAppendTime since we looked.
-                detail = CHANGES_TIMESTAMPS
-                doubts.append(f"{place}: {detail}")
-                faults.append(
-                    Faulted(out.topic, out.partition, Reason.TARGET_REFUSED, detail, offset=out.batch.runs[0][0])
-                )
-            elif base < self._ends.get((out.topic, out.partition), 0):
-                doubts.append(
-                    f"{place}: base offset {base} is below the known end {self._ends[out.topic, out.partition]}"
-                )
-            elif out.batch is not None:
-                self._ends[out.topic, out.partition] = base + out.batch.count
-                self._acked.append(Acked(out.topic, out.partition, out.batch, base))
-        if doubts:
-            doubt = self._doubt("produce_refused", f"Produce: {'; '.join(doubts)}")
-            doubt.faults, doubt.suspects = tuple(faults), tuple(suspects)
-            raise doubt
+        verdict = judge(request, response, self._ends.known)
+        if verdict.doubts:
+            self.lose()
+            raise verdict.rewind()
+        for acked in verdict.acked:
+            self._ends.appended(self._number(), acked.topic, acked.partition, acked.base_offset, acked.batch.count)
+        self._acked += verdict.acked

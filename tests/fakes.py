@@ -19,10 +19,10 @@ from eomirror.brokers import (
     Topic,
 )
 from eomirror.errors import BrokerError, ConnectionLost
+from eomirror.identity import Identity
 from eomirror.model import RouteKey, RouteSpec
 from eomirror.records import LaneRecord, Owner, PositionRecord
 from eomirror.route import Route
-from eomirror.transaction import Identity
 
 OWNER = Owner("host", 41, "f00d", 1_000)
 OLD, NEW = "0" * 31 + "1", "0" * 31 + "2"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from eomirror import checkpoint, records
 from eomirror.brokers import EARLIEST, Brokers
 from eomirror.checkpoint import InternalTopics, LaneState
+from eomirror.ends import Foreign
 from eomirror.lane import Lane
 from eomirror.ledger import Run, decode_runs
 from eomirror.model import Lease, Orders, RouteKey, RouteSpec
@@ -21,6 +22,19 @@ from tests.kafkamodel import ModelCluster
 FLOW = "dr"
 TOPICS = InternalTopics.of(FLOW)
 TopicPartitions = dict[str, int]
+
+
+class Watched(Transactions):
+    """Transactions whose findings a test sees too."""
+
+    def __init__(self, brokers: Brokers, told: list[Foreign], step: Callable[[str], None]) -> None:
+        super().__init__(brokers, f"eomirror.{FLOW}.0", transaction_timeout_ms=15_000, step=step, patience=5.0)
+        self._told = told
+
+    def foreign(self) -> list[Foreign]:
+        found = super().foreign()
+        self._told += found
+        return found
 
 
 def no_step(step: str) -> None:
@@ -59,8 +73,10 @@ def make_lane(
     fetch_bytes: int = 400,
     transform: tuple[Step, ...] = (),
     pace: Pace | None = None,
+    told: list[Foreign] | None = None,
 ) -> Lane:
-    """A lane that commits often, so that a run of the model holds many transactions; unless it has another pace."""
+    """A lane that commits often, so that a run of the model holds many transactions; unless it has another pace. What
+    it finds out about foreign writes is also in `told`."""
 
     def brokers(cluster: ModelCluster) -> Brokers:
         return Brokers(cluster.name, [Address(cluster.name, 9092)], f"test-{name}", network)
@@ -79,7 +95,7 @@ def make_lane(
         Source(brokers(source), max_bytes=fetch_bytes),
         brokers(source),
         target_brokers,
-        Transactions(target_brokers, f"eomirror.{FLOW}.0", transaction_timeout_ms=15_000, step=step, patience=5.0),
+        Watched(target_brokers, [] if told is None else told, step),
         pace or Pace(None, max_bytes, 1.0),
         step,
         given,

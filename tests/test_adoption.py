@@ -82,7 +82,7 @@ def test_a_new_route_waits_until_its_source_answers() -> None:
     flow = Flow()
     flow.positions, flow.target.logs[KEY] = {}, Log()
     flow.source.away.add(KEY)
-    assert flow.adopt() == Adopted({}, {KEY})
+    assert flow.adopt() == Adopted({}, {KEY}, {})
 
 
 def test_a_route_without_a_leader_is_retried_and_waits() -> None:

@@ -30,8 +30,8 @@ def _quiet() -> Iterator[None]:
     logs.configure(level, style)
 
 
-def stand_still(source: ModelCluster, target: ModelCluster, *, limit: int, fetch_bytes: int) -> None:
-    """Run a lane until its only partition is FAULTED."""
+def stand_still(source: ModelCluster, target: ModelCluster, *, limit: int, fetch_bytes: int) -> int:
+    """Run a lane until its only partition is FAULTED; how often it took its identities."""
     orders = Orders({KEY: RouteSpec(*KEY, source.topics["orders"].topic_id.hex, EARLIEST, limit)})
 
     def main(network: Owner) -> None:
@@ -46,6 +46,7 @@ def stand_still(source: ModelCluster, target: ModelCluster, *, limit: int, fetch
         net.run(Script([]), until=standing)
         net.settle()
         assert [owner.error for owner in net.owners if owner.error is not None] == []
+        return len([h for h in net.handled(api="InitProducerId") if h.response.error_code == 0]) // 2
 
 
 @examples(25)
@@ -53,12 +54,15 @@ def stand_still(source: ModelCluster, target: ModelCluster, *, limit: int, fetch
     st.lists(st.lists(st.sampled_from([b"a", b"b", b"c", None]), min_size=1, max_size=3), min_size=1, max_size=12),
     st.sampled_from([0, 3]),
     st.sampled_from([300, 4000]),
+    st.booleans(),
 )
 def test_a_record_that_is_refused_is_named_alone_though_its_neighbours_are_sent_with_it(
-    batches: list[list[bytes | None]], codec: int, fetch_bytes: int
+    batches: list[list[bytes | None]], codec: int, fetch_bytes: int, named: bool
 ) -> None:
+    """Whether the broker names it or not."""
     batches = [*batches, [None]]
     source, target = ModelCluster("source"), ModelCluster("target")
+    target.names_records = named
     lanes.prepare(source, target, {})
     source.create_topic("orders", 1)
     target.create_topic("orders", 1, compact=True)
@@ -66,12 +70,14 @@ def test_a_record_that_is_refused_is_named_alone_though_its_neighbours_are_sent_
     for keys in batches:
         source.write(*KEY, [Record(0, 1_700_000_000_000, key, b"v%d" % offset, ()) for key in keys], codec=codec)
         offset += len(keys)
-    stand_still(source, target, limit=1_048_588, fetch_bytes=fetch_bytes)
+    takes = stand_still(source, target, limit=1_048_588, fetch_bytes=fetch_bytes)
     bad = [key for keys in batches for key in keys].index(None)
     position = lanes.lane_state(target).positions[KEY]
     assert position.fault is not None
     assert position.fault.reason is Reason.TARGET_REFUSED
     assert (position.next_offset, position.fault.next_offset) == (bad, bad + 1)
+    assert ("without key in topic partition orders-0" in position.fault.detail) is named
+    assert not named or takes == 2  # the lane knows it at once, and sends nothing in parts
     assert [r.content for r in target.committed(*KEY)] == [r.content for r in source.committed(*KEY)[:bad]]
 
 

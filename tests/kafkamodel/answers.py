@@ -140,7 +140,8 @@ def _produce(cluster: ModelCluster, node: Node, request: Request) -> Work:
             outcome[key, index] = log.append(data, guard, cluster.clock.ms())
     if injected:
         outcome = dict.fromkeys(outcome, (injected.error, -1))
-    return _produce_response(cluster, request, outcome)
+    batches = {(key, index): (log, data) for key, index, log, data in appends}
+    return _produce_response(cluster, request, outcome, batches)
 
 
 def _add_partitions(
@@ -163,8 +164,21 @@ def _append_time(cluster: ModelCluster, topic: Any, index: int, error: ErrorCode
     return datetime.datetime.fromtimestamp(cluster.clock.ms() / 1000, datetime.UTC)
 
 
+def _record_errors(cluster: ModelCluster, module: Any, error: ErrorCode, log: PartitionLog, data: bytes) -> Any:
+    """Which records of a batch were refused (KIP-467), where the broker looks at them one by one."""
+    if error is not ErrorCode.invalid_record or not cluster.names_records:
+        return ()
+    return tuple(
+        module.BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
+        for index, message in log.refused_records(data)
+    )
+
+
 def _produce_response(
-    cluster: ModelCluster, request: Request, outcome: dict[tuple[Any, int], tuple[ErrorCode, int]]
+    cluster: ModelCluster,
+    request: Request,
+    outcome: dict[tuple[Any, int], tuple[ErrorCode, int]],
+    batches: dict[tuple[Any, int], tuple[PartitionLog, bytes]],
 ) -> Any:
     module = responses(PRODUCE, request.version)
     topics: dict[Any, list[Any]] = {}
@@ -181,7 +195,9 @@ def _produce_response(
                 base_offset=offset,
                 log_append_time=_append_time(cluster, topic, index, error),
                 log_start_offset=topic.logs[index].log_start if topic and not error else -1,
-                record_errors=(),
+                record_errors=_record_errors(cluster, module, error, *batches[key, index])
+                if (key, index) in batches
+                else (),
                 **hint,
             )
         )

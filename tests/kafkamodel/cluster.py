@@ -118,6 +118,7 @@ class ModelCluster:
         self.coordinator_node: int | None = 1
         self.fresh = fresh
         self.has_transaction_log = False
+        self.names_records = True  # says in the answer to a produce which records of a batch it refuses
         self.injected: list[Injected] = []
         self._topics_made = 0
         self._foreign_producers = 0

@@ -210,9 +210,16 @@ class PartitionLog:
             offsets = [r.offset for r in read_records(data)]
             if offsets != list(range(header.count)):
                 return ErrorCode.invalid_record
-        if self.compact and any(r.key is None for r in read_records(data)):
+        if self.refused_records(data):
             return ErrorCode.invalid_record
         return ErrorCode.none
+
+    def refused_records(self, data: bytes) -> list[tuple[int, str]]:
+        """(index in the batch, message) of the records that a compacted topic refuses for want of a key."""
+        if not self.compact:
+            return []
+        where = f"Compacted topic cannot accept message without key in topic partition {self.topic}-{self.partition}."
+        return [(index, where) for index, record in enumerate(read_records(data)) if record.key is None]
 
     def _out_of_turn(self, header: BatchHeader, state: ProducerState) -> ErrorCode:
         epoch, sequence = header.producer_epoch, header.base_sequence

@@ -1,0 +1,157 @@
+"""What the answer to a Produce request means: which batches are appended, and what is wrong with the others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from eomirror import _fastpath
+from eomirror.brokers import LEADERSHIP_CODES
+from eomirror.errors import Faulted, Reason, Rewind, error_name
+from eomirror.identity import FENCED, NOT_AUTHORIZED, RIGHT_IS_MISSING
+
+TOPIC_AUTHORIZATION_FAILED: Final = 29
+
+# Answers that say something about leaders, replicas, epochs or the writer, and nothing about the batch.
+PASSING: Final = LEADERSHIP_CODES | FENCED | {19, 20, 31, 45, 46, 48, 51, 53, 59, 100, 103, 120}
+
+# What the answer to one partition's batch means. All others are doubt: rewind, and a fault if they keep coming.
+PRODUCE_FAULTS: Final[Mapping[int, Reason]] = {
+    10: Reason.RECORD_TOO_LARGE,  # MESSAGE_TOO_LARGE
+    17: Reason.TARGET_REFUSED,  # INVALID_TOPIC_EXCEPTION
+    18: Reason.RECORD_TOO_LARGE,  # RECORD_LIST_TOO_LARGE
+    TOPIC_AUTHORIZATION_FAILED: Reason.TARGET_REFUSED,
+    32: Reason.TARGET_REFUSED,  # INVALID_TIMESTAMP
+    43: Reason.TARGET_REFUSED,  # UNSUPPORTED_FOR_MESSAGE_FORMAT
+    44: Reason.TARGET_REFUSED,  # POLICY_VIOLATION
+    76: Reason.TARGET_REFUSED,  # UNSUPPORTED_COMPRESSION_TYPE
+    87: Reason.TARGET_REFUSED,  # INVALID_RECORD
+}
+
+# Why nothing may be written to a topic with LogAppendTime, seen beforehand or in the answer to a produce.
+CHANGES_TIMESTAMPS: Final = "the target topic has message.timestamp.type=LogAppendTime and would change every timestamp"
+
+
+class Outgoing(NamedTuple):
+    """One batch on its way: `topic_id` is 16 bytes, `batch` None in internal topics."""
+
+    topic: str
+    topic_id: bytes
+    partition: int
+    leader: int
+    batch: _fastpath.Batch | None
+    view: memoryview | bytes
+
+
+class Acked(NamedTuple):
+    """A batch that the target has appended with its first record at `base_offset`."""
+
+    topic: str
+    partition: int
+    batch: _fastpath.Batch
+    base_offset: int
+
+
+class Verdict(NamedTuple):
+    """What became of one request. `doubts` has a line for each batch that is not known to be appended as it should be;
+    a partition that would fail the same way again is in `faults`, one that may is in `suspects`."""
+
+    acked: list[Acked]
+    doubts: list[str]
+    faults: list[Faulted]
+    suspects: list[Faulted]
+    cause: str
+
+    def rewind(self) -> Rewind:
+        """The doubt, when there is one."""
+        doubt = Rewind(self.cause, f"Produce: {'; '.join(self.doubts)}")
+        doubt.faults, doubt.suspects = tuple(self.faults), tuple(self.suspects)
+        return doubt
+
+
+def judge(request: Sequence[Outgoing], response: Any, known_end: Callable[[str, int], int]) -> Verdict:
+    """Hold the batches of a request against its response (a kio ProduceResponse). `known_end` is the offset that a
+    partition is known to reach: a base offset below it is doubt."""
+    answers: dict[tuple[bytes, int], Any] = {
+        (t.topic_id.bytes, int(p.index)): p for t in response.responses for p in t.partition_responses
+    }
+    verdict = Verdict([], [], [], [], _cause(answers, request))
+    for out in request:
+        answer = answers.get((out.topic_id, out.partition))
+        if answer is None:
+            verdict.doubts.append(f"{out.topic}[{out.partition}]: no answer in the response")
+        elif int(answer.error_code) != 0:
+            _refused(out, answer, verdict)
+        else:
+            _appended(out, answer, known_end(out.topic, out.partition), verdict)
+    return verdict
+
+
+def _cause(answers: Mapping[tuple[bytes, int], Any], request: Sequence[Outgoing]) -> str:
+    """The word for the log, if anything is wrong. A right that is missing on a mirrored topic is that topic's fault;
+    everywhere else the lane waits for it."""
+    internal = {(out.topic_id, out.partition) for out in request if out.batch is None}
+    waits = any(
+        int(answer.error_code) in NOT_AUTHORIZED
+        and (key in internal or int(answer.error_code) != TOPIC_AUTHORIZATION_FAILED)
+        for key, answer in answers.items()
+    )
+    return RIGHT_IS_MISSING if waits else "produce_refused"
+
+
+def _appended(out: Outgoing, answer: Any, known_end: int, verdict: Verdict) -> None:
+    place, base = f"{out.topic}[{out.partition}]", int(answer.base_offset)
+    if out.batch is not None and answer.log_append_time is not None:
+        # Not committed yet, and it must not be: the topic has become LogAppendTime since we looked.
+        verdict.doubts.append(f"{place}: {CHANGES_TIMESTAMPS}")
+        verdict.faults.append(
+            Faulted(out.topic, out.partition, Reason.TARGET_REFUSED, CHANGES_TIMESTAMPS, offset=out.batch.runs[0][0])
+        )
+    elif base < known_end:
+        verdict.doubts.append(f"{place}: base offset {base} is below the known end {known_end}")
+    elif out.batch is not None:
+        verdict.acked.append(Acked(out.topic, out.partition, out.batch, base))
+
+
+def _refused(out: Outgoing, answer: Any, verdict: Verdict) -> None:
+    code = int(answer.error_code)
+    record = None if out.batch is None else _first_refused(out.batch, answer)
+    message = answer.error_message if record is None else record[1]
+    detail = f"{error_name(code)}{': ' + message if message else ''}"
+    verdict.doubts.append(f"{out.topic}[{out.partition}]: {detail}")
+    if code in PASSING or out.batch is None:
+        return
+    reason = PRODUCE_FAULTS.get(code)
+    if record is None:
+        last_first, last_count = out.batch.runs[-1]
+        first, following, count = out.batch.runs[0][0], last_first + last_count, out.batch.count
+    else:
+        first, following, count = record[0], record[0] + 1, 1
+    fault = Faulted(
+        out.topic,
+        out.partition,
+        reason or Reason.TARGET_REFUSED,
+        detail,
+        offset=first,
+        next_offset=following,
+        records=count,
+    )
+    (verdict.suspects if reason is None else verdict.faults).append(fault)
+
+
+def _first_refused(batch: _fastpath.Batch, answer: Any) -> tuple[int, str] | None:
+    """(source offset, the broker's words) of the first record that the broker names; None if it names none.
+
+    A broker that checks records one by one (null keys, timestamps) names those that it refuses by their index in the
+    batch (KIP-467), from Produce v8 on.
+    """
+    named = [(int(e.batch_index), e.batch_index_error_message) for e in answer.record_errors]
+    if not named:
+        return None
+    index, message = min(named, key=lambda one: one[0])
+    before = 0
+    for first, count in batch.runs:
+        if before <= index < before + count:
+            return first + index - before, message or answer.error_message or ""
+        before += count
+    return None

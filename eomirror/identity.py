@@ -1,0 +1,133 @@
+"""The pair of identities of a lane: two transactional ids, and how they are taken (InitProducerId).
+
+Whoever holds the newest epoch of an identity is the only one who may write with it; the brokers refuse everybody else.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Final
+
+from eomirror.brokers import Brokers
+from eomirror.errors import BrokerError, ConnectionLost, Fenced, Refused, Rewind, error_name
+from eomirror.records import IdentityName
+from eomirror.wire import INIT_PRODUCER_ID, Address, Connection
+
+# Transaction n uses identity n mod 2: the next one's first produce never waits for the markers of the one before.
+IDENTITIES: Final[tuple[IdentityName, ...]] = ("a", "b")
+
+CONCURRENT_TRANSACTIONS: Final = 51
+INVALID_TRANSACTION_TIMEOUT: Final = 50
+COORDINATOR_MOVED: Final = frozenset({14, 15, 16})  # loading, not available, not coordinator
+# There is a newer epoch or another producer id: InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced. A
+# transaction that the coordinator timed out looks the same; only InitProducerId with the epoch that we held can tell.
+FENCED: Final = frozenset({47, 49, 90})
+NOT_AUTHORIZED: Final = frozenset({29, 31, 53})  # topic, cluster, transactional id
+# The cause of a rewind for any of these: a right that was taken away may be given back.
+RIGHT_IS_MISSING: Final = "not_authorized"
+
+PAUSE_SECONDS: Final = (0.001, 0.05)  # before a question is repeated: at first, and at the longest
+
+
+class Identity:
+    """One transactional id and the (producer id, epoch) that its coordinator gave us last, None before the first."""
+
+    def __init__(self, name: IdentityName, transactional_id: str) -> None:
+        self.name = name
+        self.transactional_id = transactional_id
+        self.held: tuple[int, int] | None = None
+        self.coordinator: Address | None = None
+
+    @property
+    def producer_id(self) -> int:
+        return self._held()[0]
+
+    @property
+    def epoch(self) -> int:
+        return self._held()[1]
+
+    def _held(self) -> tuple[int, int]:
+        if self.held is None:
+            raise RuntimeError(f"{self.transactional_id} has not been taken")
+        return self.held
+
+
+class Registrar:
+    """Takes identities at their coordinators, for one thread. `patience`: seconds for one question, repetitions
+    included."""
+
+    def __init__(self, brokers: Brokers, *, transaction_timeout_ms: int, patience: float) -> None:
+        self._brokers = brokers
+        self._timeout_ms = transaction_timeout_ms
+        self._patience = patience
+        self._has_taken = False
+
+    def connection(self, identity: Identity) -> Connection:
+        """The shared connection to the identity's coordinator. Raises ConnectionLost, BrokerError."""
+        if identity.coordinator is None:
+            identity.coordinator = self._brokers.coordinator(identity.transactional_id)
+        return self._brokers.at(identity.coordinator)
+
+    def take(self, identity: Identity) -> None:
+        """InitProducerId until it succeeds: it returns only when whatever the identity had open is complete.
+
+        With an epoch that we held it is refused when somebody else has taken the identity since. Raises Fenced then,
+        Refused where a person must change something first, and Rewind for every other doubt.
+        """
+        place = f"InitProducerId {identity.transactional_id}"
+        deadline = self._brokers.deadline(self._patience)
+        pause, longest = PAUSE_SECONDS
+        while True:
+            try:
+                code, held = self._ask(identity)
+            except ConnectionLost as error:
+                identity.coordinator = None
+                raise Rewind("init_unknown", f"{place}: {error.message}") from error
+            except BrokerError as error:
+                code, held = error.code or 0, None
+            if held is not None:
+                identity.held = held
+                self._has_taken = True
+                return
+            if code in FENCED and identity.held is not None:
+                raise Fenced(f"{identity.transactional_id}: InitProducerId answered {error_name(code)}")
+            self._refuse(place, code)
+            if code in COORDINATOR_MOVED:
+                identity.coordinator = None
+            elif code != CONCURRENT_TRANSACTIONS and code not in FENCED:
+                raise Rewind("init_refused", f"{place}: {error_name(code)}")
+            if self._brokers.network.now() >= deadline:
+                # The coordinator has decided but cannot finish, for a leader inside the transaction is away. It alone
+                # can end this.
+                raise Rewind("blocked", f"{place}: {error_name(code)} for {self._patience:g} s")
+            self._brokers.network.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    def _refuse(self, place: str, code: int) -> None:
+        """Raise for the answers that only a person can change. A right that we had before may come back by itself."""
+        if code in NOT_AUTHORIZED:
+            if self._has_taken:
+                raise Rewind(RIGHT_IS_MISSING, f"{place}: {error_name(code)}")
+            raise Refused(
+                f"cluster {self._brokers.name}: {place}: {error_name(code)}",
+                hint="The lanes' principal needs WRITE and DESCRIBE on the transactional ids of this flow.",
+            )
+        if code == INVALID_TRANSACTION_TIMEOUT:
+            raise Refused(
+                f"cluster {self._brokers.name}: commit.transaction_timeout is more than the brokers allow",
+                hint="Lower it, or raise transaction.max.timeout.ms on the target's brokers.",
+            )
+
+    def _ask(self, identity: Identity) -> tuple[int, tuple[int, int] | None]:
+        connection = self.connection(identity)
+        producer_id, epoch = identity.held or (-1, -1)
+        request = connection.module(INIT_PRODUCER_ID).InitProducerIdRequest(
+            transactional_id=identity.transactional_id,
+            transaction_timeout=datetime.timedelta(milliseconds=self._timeout_ms),
+            producer_id=producer_id,
+            producer_epoch=epoch,
+        )
+        response = self._brokers.ask(connection, request)
+        if int(response.error_code) != 0:
+            return int(response.error_code), None
+        return 0, (int(response.producer_id), int(response.producer_epoch))
