@@ -11,6 +11,8 @@ from typing import Literal, final
 
 from typing_extensions import Buffer
 
+RecordHeaders = tuple[tuple[bytes, bytes | None], ...]
+
 class FrameError(ValueError):
     """A response that cannot be read: its framing is wrong. The connection is not to be used again."""
 
@@ -237,7 +239,7 @@ def pack(
     """
 
 def build_batch(
-    records: Sequence[tuple[bytes | None, bytes | None]],
+    records: Sequence[tuple[bytes | None, bytes | None] | tuple[bytes | None, bytes | None, RecordHeaders]],
     *,
     timestamp_ms: int,
     producer_id: int,
@@ -245,7 +247,7 @@ def build_batch(
     base_sequence: int,
     codec: Literal["none", "lz4"],
 ) -> bytes:
-    """One transactional record batch of (key, value) pairs for an internal topic; ValueError if there are none."""
+    """One transactional record batch of (key, value[, headers]) for an internal topic; ValueError if there are none."""
 
 def read_records(
     frame: Buffer, start: int, end: int, aborted: Sequence[tuple[int, int]], position: int = 0

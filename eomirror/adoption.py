@@ -32,12 +32,14 @@ def adopt(
     head: LaneRecord,
     transactions: Transactions,
     carried: dict[RouteKey, Faulted],
+    barred: dict[RouteKey, str],
     now_ms: int,
 ) -> Adopted:
     """Routes for all committed positions, and for what the orders add. Called with both identities just taken.
 
     What is new, or turned out to be wrong, is marked as changed: the caller commits it before the first byte of data.
-    `carried` are faults that a rewind brought along. Raises Rewind, BrokerError, ConnectionLost.
+    `carried` are faults that a rewind brought along, `barred` are the partitions that may not be written to for now,
+    with the broker's words. Raises Rewind, BrokerError, ConnectionLost.
     """
     pins = pin(source, target, metadata, orders.routes, positions, late=head.pinned_ms is not None, now_ms=now_ms)
     everything = positions | pins
@@ -60,10 +62,10 @@ def adopt(
                 at = route.next_offset
                 route.faulted(Faulted(*key, Reason.TARGET_REFUSED, spec.obstacle, offset=at), now_ms)
             else:
-                _find_leader(route, checks.leaders.get(key))
+                _find_leader(route, checks.leaders.get(key), barred.get(key))
                 if key in carried:
                     route.halts(carried[key], now_ms)
-        if route.state is State.RETRYING and spec is not None:
+        if route.state is State.RETRYING and spec is not None and key not in barred:
             adopted.waiting.add(key)
         adopted.routes[key] = route
     return adopted
@@ -94,11 +96,12 @@ def _return(route: Route, spec: RouteSpec, now_ms: int) -> None:
     )
 
 
-def _find_leader(route: Route, leader: int | None) -> None:
-    route.leader = leader
-    state = State.RETRYING if leader is None else State.ACTIVE
-    if route.state is not state:
-        route.state = state
+def _find_leader(route: Route, leader: int | None, barred: str | None) -> None:
+    trouble = barred or ("the target partition has no leader" if leader is None else None)
+    route.leader = leader if trouble is None else None
+    state = State.ACTIVE if trouble is None else State.RETRYING
+    if (route.state, route.trouble) != (state, trouble):
+        route.state, route.trouble = state, trouble
         route.changed = True
 
 

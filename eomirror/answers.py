@@ -20,13 +20,15 @@ PRODUCE_FAULTS: Final[Mapping[int, Reason]] = {
     10: Reason.RECORD_TOO_LARGE,  # MESSAGE_TOO_LARGE
     17: Reason.TARGET_REFUSED,  # INVALID_TOPIC_EXCEPTION
     18: Reason.RECORD_TOO_LARGE,  # RECORD_LIST_TOO_LARGE
-    TOPIC_AUTHORIZATION_FAILED: Reason.TARGET_REFUSED,
     32: Reason.TARGET_REFUSED,  # INVALID_TIMESTAMP
     43: Reason.TARGET_REFUSED,  # UNSUPPORTED_FOR_MESSAGE_FORMAT
     44: Reason.TARGET_REFUSED,  # POLICY_VIOLATION
     76: Reason.TARGET_REFUSED,  # UNSUPPORTED_COMPRESSION_TYPE
     87: Reason.TARGET_REFUSED,  # INVALID_RECORD
 }
+
+# Those that speak of what is in a record: too large, with a time or a key that the topic does not take.
+OF_RECORD: Final = frozenset({10, 18, 32, 87})
 
 # Why nothing may be written to a topic with LogAppendTime, seen beforehand or in the answer to a produce.
 CHANGES_TIMESTAMPS: Final = "the target topic has message.timestamp.type=LogAppendTime and would change every timestamp"
@@ -54,18 +56,20 @@ class Acked(NamedTuple):
 
 class Verdict(NamedTuple):
     """What became of one request. `doubts` has a line for each batch that is not known to be appended as it should be;
-    a partition that would fail the same way again is in `faults`, one that may is in `suspects`."""
+    a partition that would fail the same way again is in `faults`, one that may is in `suspects`, one that may not be
+    written to for now is in `barred`."""
 
     acked: list[Acked]
     doubts: list[str]
     faults: list[Faulted]
     suspects: list[Faulted]
+    barred: list[Faulted]
     cause: str
 
     def rewind(self) -> Rewind:
         """The doubt, when there is one."""
         doubt = Rewind(self.cause, f"Produce: {'; '.join(self.doubts)}")
-        doubt.faults, doubt.suspects = tuple(self.faults), tuple(self.suspects)
+        doubt.faults, doubt.suspects, doubt.barred = tuple(self.faults), tuple(self.suspects), tuple(self.barred)
         return doubt
 
 
@@ -75,7 +79,7 @@ def judge(request: Sequence[Outgoing], response: Any, known_end: Callable[[str, 
     answers: dict[tuple[bytes, int], Any] = {
         (t.topic_id.bytes, int(p.index)): p for t in response.responses for p in t.partition_responses
     }
-    verdict = Verdict([], [], [], [], _cause(answers, request))
+    verdict = Verdict([], [], [], [], [], _cause(answers, request))
     for out in request:
         answer = answers.get((out.topic_id, out.partition))
         if answer is None:
@@ -88,8 +92,8 @@ def judge(request: Sequence[Outgoing], response: Any, known_end: Callable[[str, 
 
 
 def _cause(answers: Mapping[tuple[bytes, int], Any], request: Sequence[Outgoing]) -> str:
-    """The word for the log, if anything is wrong. A right that is missing on a mirrored topic is that topic's fault;
-    everywhere else the lane waits for it."""
+    """The word for the log, if anything is wrong. For a right that is missing on a mirrored topic that topic waits;
+    everywhere else the lane does."""
     internal = {(out.topic_id, out.partition) for out in request if out.batch is None}
     waits = any(
         int(answer.error_code) in NOT_AUTHORIZED
@@ -121,6 +125,10 @@ def _refused(out: Outgoing, answer: Any, verdict: Verdict) -> None:
     verdict.doubts.append(f"{out.topic}[{out.partition}]: {detail}")
     if code in PASSING or out.batch is None:
         return
+    if code == TOPIC_AUTHORIZATION_FAILED:
+        offset = out.batch.runs[0][0]
+        verdict.barred.append(Faulted(out.topic, out.partition, Reason.TARGET_REFUSED, detail, offset=offset))
+        return
     reason = PRODUCE_FAULTS.get(code)
     if record is None:
         last_first, last_count = out.batch.runs[-1]
@@ -135,6 +143,7 @@ def _refused(out: Outgoing, answer: Any, verdict: Verdict) -> None:
         offset=first,
         next_offset=following,
         records=count,
+        of_record=count == 1 and code in OF_RECORD,
     )
     (verdict.suspects if reason is None else verdict.faults).append(fault)
 

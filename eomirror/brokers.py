@@ -375,6 +375,34 @@ class Brokers:
             else:
                 self.network.sleep(0.005)
 
+    def record_at(
+        self, topic: str, partition: int, offset: int
+    ) -> tuple[int, bytes | None, bytes | None, tuple[tuple[bytes, bytes | None], ...]] | None:
+        """(timestamp in ms, key, value, headers) of one committed record; None where it cannot be read, or is gone.
+
+        Raises ConnectionLost, BrokerError.
+        """
+        described = self.metadata([topic]).topics.get(topic)
+        leader = described.partitions[partition].node if described and partition in described.partitions else None
+        if described is None or leader is None:
+            raise BrokerError(f"cluster {self.name}: {topic}[{partition}]", 5)
+        connection = self.at(self.address(leader))
+        version, frame = self._fetch(connection, described, partition, offset)
+        try:
+            answer = _fastpath.fetch_response(frame, version)
+            part = answer.partitions[0]
+            if answer.error_code or part.error_code:
+                place = f"cluster {self.name}: reading {topic}[{partition}]"
+                raise BrokerError(place, answer.error_code or part.error_code)
+            read = _fastpath.read_records(frame, part.start, part.end, part.aborted, offset)
+        except (_fastpath.FrameError, IndexError) as error:
+            self.forget(connection)
+            raise ConnectionLost(f"{connection.address}: Fetch response cannot be read: {error}") from error
+        except _fastpath.BatchError:
+            return None
+        found = [(ts, k, v, tuple(headers)) for o, ts, k, v, headers in read if o == offset]
+        return found[0] if found else None
+
     def _fetch(self, connection: Connection, topic: Topic, partition: int, position: int) -> tuple[int, bytearray]:
         module = connection.module(FETCH)
         wanted = module.FetchPartition(partition=partition, fetch_offset=position, partition_max_bytes=8 * 1024 * 1024)

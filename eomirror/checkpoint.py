@@ -19,18 +19,22 @@ LOOKOUT_SECONDS = 2.0
 
 
 class InternalTopics(msgspec.Struct, frozen=True):
-    """The names of a flow's four topics on the target."""
+    """The names of a flow's topics on the target. `quarantine` exists where `on_bad_record` asks for it."""
 
     checkpoint: str
     producers: str
     ledger: str
     control: str
+    quarantine: str
 
     @classmethod
     def of(cls, flow: str) -> InternalTopics:
-        return cls(*(f"__eomirror.{flow}.{part}" for part in ("checkpoint", "producers", "ledger", "control")))
+        """Those of a flow."""
+        parts = ("checkpoint", "producers", "ledger", "control", "quarantine")
+        return cls(*(f"__eomirror.{flow}.{part}" for part in parts))
 
     def names(self) -> tuple[str, str, str, str]:
+        """Those that every flow has."""
         return self.checkpoint, self.producers, self.ledger, self.control
 
 

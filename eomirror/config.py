@@ -147,7 +147,8 @@ class FlowConfig(msgspec.Struct, frozen=True, kw_only=True):
     `fetch`: how a lane reads
     `discovery`: how new topics are found
     `transform`: what is done to the headers of every record, step by step; a change counts from the next start
-    `on_bad_record`: what a record that cannot be mirrored does to its partition; fault in this version
+    `on_bad_record`: what becomes of a record that the target refuses: its partition stands still (fault), or it is
+    left out, with a copy in the flow's quarantine topic (quarantine) or without (drop)
     """
 
     name: FlowName
@@ -405,8 +406,6 @@ def _check_flow(decoder: Decoder, path: str, flow: FlowConfig) -> None:
             f"{commit.max_age} is not below commit.transaction_timeout, {commit.transaction_timeout}",
             "the coordinator would abort it while it is still filling; lower max_age or raise transaction_timeout",
         )
-    if flow.on_bad_record != "fault":
-        decoder.problem_at(f"{path}.on_bad_record", f'"{flow.on_bad_record}" is not in this version', 'write "fault"')
     if flow.source == flow.target:
         decoder.problem_at(
             f"{path}.target", f"{decoder.quoted(f'{path}.target')} is also the source", "name two clusters"

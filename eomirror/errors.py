@@ -114,7 +114,7 @@ class BrokerError(EomirrorError):
 class Faulted(EomirrorError):
     """One partition cannot go on. `offset` is the source offset at which it stands, `next_offset` where it would go on
     if what is wrong were left out; None if unknown. `records`: how many the batch had that was refused; of several it
-    is not known yet which of them is wrong."""
+    is not known yet which of them is wrong. `of_record`: what is wrong is the content of this one record."""
 
     def __init__(
         self,
@@ -126,6 +126,7 @@ class Faulted(EomirrorError):
         offset: int | None = None,
         next_offset: int | None = None,
         records: int = 1,
+        of_record: bool = False,
     ) -> None:
         super().__init__(f"{topic}[{partition}]: {reason}: {detail}")
         self.topic = topic
@@ -135,13 +136,15 @@ class Faulted(EomirrorError):
         self.offset = offset
         self.next_offset = next_offset
         self.records = records
+        self.of_record = of_record
 
 
 class Rewind(EomirrorError):
     """Doubt about a transaction: back to the checkpoint through the start-up path.
 
     `cause` is a stable word for counting and logs. `faults` are partitions that would fail the same way again; they
-    are FAULTED by the next transaction; `suspects` are those that will be if this keeps happening.
+    are FAULTED by the next transaction; `suspects` are those that will be if this keeps happening; `barred` are those
+    whose right to write is missing.
     """
 
     def __init__(self, cause: str, message: str) -> None:
@@ -149,3 +152,4 @@ class Rewind(EomirrorError):
         self.cause = cause
         self.faults: tuple[Faulted, ...] = ()
         self.suspects: tuple[Faulted, ...] = ()
+        self.barred: tuple[Faulted, ...] = ()

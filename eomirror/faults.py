@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from eomirror import logs
 from eomirror.brokers import EARLIEST, LATEST, Brokers
 from eomirror.errors import BrokerError, Reason
 from eomirror.records import Desired, Gap, State
 from eomirror.route import Route
+
+log = logs.get("lane")
 
 # One sentence per reason: what accepting it does. The CLI shows it before it asks; the docs print the table.
 ACCEPTING = {
@@ -31,6 +34,21 @@ SKIPPING = frozenset(
         Reason.TRANSFORM_FAILED,
     }
 )
+
+
+def tell(flow: str, route: Route) -> None:
+    """Say that a route stands still, why, and what to type."""
+    if route.fault is not None:
+        topic, partition = route.key
+        log.error(
+            "partition.faulted",
+            flow=flow,
+            topic=topic,
+            partition=partition,
+            reason=route.fault.reason,
+            detail=route.fault.detail,
+            hint=f"eomirror fault accept {flow} {topic} {partition}",
+        )
 
 
 def resolve(route: Route, desired: Desired, target: Brokers, source: Brokers) -> bool:

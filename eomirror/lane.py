@@ -13,7 +13,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Final, TypeGuard
+from typing import Final
 
 import msgspec
 
@@ -24,14 +24,16 @@ from eomirror.blame import Blame
 from eomirror.brokers import Brokers, Metadata
 from eomirror.checkpoint import InternalTopics, LaneState, Lookout
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Fenced, Reason, Refused, Rewind
-from eomirror.faults import resolve
+from eomirror.faults import resolve, tell
 from eomirror.identity import Identity
 from eomirror.model import LaneView, Lease, Orders, Receipt, RouteKey, RouteView
 from eomirror.pacing import Pace, Pacing
+from eomirror.quarantine import Quarantine, needed
 from eomirror.records import Desired, LaneRecord, State
 from eomirror.route import Route
 from eomirror.settlement import Settlement, announcement, opening_head, settlement
 from eomirror.source import Block, Reading, Source
+from eomirror.succession import Succession
 from eomirror.transaction import Transactions
 from eomirror.units import wall_ms
 
@@ -42,9 +44,6 @@ PUBLISH_SECONDS: Final = 0.25  # how old `view` may get while there is much to d
 RETRY_SECONDS: Final = (0.1, 2.0)  # when routes that could not start are tried again: at first, and at the latest
 POSTPONED_SECONDS: Final = 15.0
 REWIND_BACKOFF: Final = (0.02, 5.0)
-# How long a fenced lane looks for the commit of whoever fenced it, before it takes the lane again. Two newcomers that
-# each got one identity would otherwise both let go for ever.
-SUCCESSOR_SECONDS: Final = 3.0
 
 
 class Lane:
@@ -83,7 +82,8 @@ class Lane:
         self._failures = 0
         self._retries = 0
         self._blame = Blame()
-        self._generation: int | None = None  # the newest that we have seen
+        self._succession = Succession(lease, target)
+        self._quarantine = Quarantine(lease, source_brokers)
         self._records = self._bytes = self._commits = 0
         self._publish_at = 0.0
         self._again_at: float | None = None  # when to try again what a person wants and a cluster did not allow yet
@@ -97,6 +97,7 @@ class Lane:
         self._obeyed: Orders | None = None
         self._waiting: set[RouteKey] = set()
         self._retry_at = 0.0
+        self._quarantine.clear()
         self._open_records = self._open_bytes = 0
         self._began = 0.0
         self._pacing.reset()
@@ -114,7 +115,7 @@ class Lane:
                     self._finish()
                     return
                 except Rewind as doubt:
-                    self._blame.take(doubt)
+                    self._blame.take(doubt, self._now())
                     self._rewind(doubt.cause, doubt.message)
                 except (ConnectionLost, BrokerError) as error:
                     self._rewind("target_away", error.message)
@@ -145,44 +146,24 @@ class Lane:
         """
         self._transactions.lose()
         self._forget()
-        patience = self._now() + SUCCESSOR_SECONDS * random.uniform(0.5, 1.5)
-        pause = 0.02
-        while self._now() < patience and not self.stop.is_set():
-            try:
-                metadata = self._target.metadata(self._topics.names())
-                head = checkpoint.look_lane(self._target, metadata, self._topics, self.lease.lane).lane
-            except (ConnectionLost, BrokerError):
-                head = None
-            if head is not None and self._generation is None:
-                self._generation = head.generation  # it may be a dead owner's; only what comes after counts
-            if self._is_successor(head):
-                raise Fenced(
-                    f"flow {self.lease.flow} lane {self.lease.lane}: taken over by {head.owner}",
-                    hint="The newest owner wins. Nothing was written after the take-over; do not restart this process.",
-                )
-            self._target.network.sleep(pause)
-            pause = min(pause * 1.5, 0.25)  # each look reads the whole checkpoint
+        successor = self._succession.look(self.stop)
+        if successor is not None:
+            raise Fenced(
+                f"flow {self.lease.flow} lane {self.lease.lane}: taken over by {successor}",
+                hint="The newest owner wins. Nothing was written after the take-over; do not restart this process.",
+            )
         self._transactions.forget_epochs()
         self._rewind("fenced", fenced.message)
-
-    def _is_successor(self, head: LaneRecord | None) -> TypeGuard[LaneRecord]:
-        """Did another owner commit after all that we have seen of this lane, and is it the one to stay?"""
-        return (
-            head is not None
-            and head.owner.instance != self.lease.owner.instance
-            and self._generation is not None
-            and head.generation > self._generation
-            and self.lease.owner.yields_to(head.owner)
-        )
 
     # --- taking over
 
     def _take_over(self, obeyed: Orders | None = None) -> None:
         """The start-up path, and the only one back from doubt. `obeyed` are orders that have just been carried out."""
         orders = self.orders
-        names = {*self._topics.names(), *(topic for topic, _ in orders.routes)}
+        internal = needed(self._topics, self.lease.on_bad_record)
+        names = {*internal, *(topic for topic, _ in orders.routes)}
         metadata = self._target.metadata(names)
-        for name in self._topics.names():
+        for name in internal:
             checkpoint.internal_topic(self._target, metadata, name)
         checkpoint.require_same(self._target, metadata, self._topics, self.lease.checkpoint_id)
         # Identities first, checkpoint second. The other way round, the previous owner's commit can land between the
@@ -191,14 +172,13 @@ class Lane:
         markers.check_internal(self._target, metadata, self._topics, self.lease.lane, self._transactions)
         state = self._read_checkpoint(metadata)
         self._step("checkpoint_read")
-        seen = state.lane.generation if state.lane else 0
-        self._generation = max(self._generation or 0, seen)
+        self._succession.saw(state.lane.generation if state.lane else 0)
         self._head = opening_head(self.lease, state)
         missing = {topic for topic, _ in state.positions} - names
         if missing:
             metadata = self._target.metadata(names | missing)
         self._open(orders, metadata, state, obeyed)
-        self._generation = self._head.generation
+        self._succession.saw(self._head.generation)
         log.info("lane.taken", flow=self.lease.flow, lane=self.lease.lane, n=self._head.n, routes=len(self._routes))
 
     def _read_checkpoint(self, metadata: Metadata) -> LaneState:
@@ -222,6 +202,7 @@ class Lane:
             self._known_head(),
             self._transactions,
             self._blame.certain,
+            self._blame.barred(self._now()),
             now_ms,
         )
         if self._known_head().pinned_ms is None and not adopted.waiting:
@@ -231,7 +212,7 @@ class Lane:
         for route in self._routes.values():
             route.recipe = self.lease.recipe(route.key)
             if route.changed and route.fault is not None:
-                self._log_fault(route)
+                tell(self.lease.flow, route)
         self._commit(self._begin())
         self._blame.taken(self._routes)
         active = [r for r in self._routes.values() if r.leader is not None and r.key in orders.routes]
@@ -241,6 +222,7 @@ class Lane:
         # What a person decided while nobody ran, or while a cluster was away, is still to be done.
         self._obeyed = orders if orders is obeyed or not self._undone(orders) else None
         self._waiting = adopted.waiting
+        self._again_at = self._blame.next_try()
         # A topic that was just created is news to its broker for a moment only.
         self._retry_at = self._now() + min(RETRY_SECONDS[0] * 2**self._retries, RETRY_SECONDS[1])
         self._retries = min(self._retries + 1, 10) if adopted.waiting else 0
@@ -259,7 +241,7 @@ class Lane:
         if self._pacing.due(drained=block is None):
             self._commit(self._begin())
             self._failures = 0
-            self._blame.committed(self._routes)
+            self._blame.committed(self._routes, self._now())
         elif block is None and self._lookout.stranger(self._now()):
             raise Rewind("epoch", "somebody else has written to the checkpoint")
         if block is None or self._now() >= self._publish_at:
@@ -278,7 +260,9 @@ class Lane:
             if part.position != route.next_offset:
                 raise RuntimeError(f"{part.key}: block begins at {part.position}, the route is at {route.next_offset}")
             topic_id = bytes.fromhex(route.target_topic_id)
-            apart = self._blame.apart(part.key)
+            apart = self._blame.apart(part.key, part.position)
+            edges = route.until, self._blame.boundary(part.key, part.position)
+            until = min((edge for edge in edges if edge is not None), default=None)
             if apart is not None:
                 self._pacing.urgent()  # many small requests: no more of them in this transaction than need be
             packed = _fastpath.pack(
@@ -292,7 +276,7 @@ class Lane:
                 base_sequence=self._transactions.sequence(topic_id, part.key[1]),
                 max_batch_bytes=route.max_batch_bytes,
                 recipe=route.recipe,
-                until=route.until,
+                until=until,
                 apart=apart,
             )
             route.source_lso = part.stable
@@ -306,7 +290,7 @@ class Lane:
                 self._open_records += packed.records
             if packed.error is not None:
                 self._fault_batch(route, packed.error)
-            elif route.until is not None and packed.next_offset >= route.until:
+            elif until is not None and packed.next_offset >= until:
                 self._halted(route)
         self._step("pack")
         if outgoing:
@@ -338,23 +322,46 @@ class Lane:
         self._source.faults.clear()
 
     def _fault_batch(self, route: Route, error: _fastpath.BatchError) -> None:
-        fault = Faulted(
-            *route.key, Reason(error.reason), error.detail, offset=error.offset, next_offset=error.next_offset
+        reason = Reason(error.reason)
+        alone = reason is Reason.RECORD_TOO_LARGE and error.next_offset == error.offset + 1
+        self._bad(
+            route,
+            Faulted(
+                *route.key,
+                reason,
+                error.detail,
+                offset=error.offset,
+                next_offset=error.next_offset,
+                of_record=alone,
+            ),
         )
-        self._source.stop(route.key)
-        self._fault(route, fault)
 
     def _halted(self, route: Route) -> None:
-        """Everything before the batch that the target refused is mirrored; here it stands."""
-        if route.halt is not None:
+        """Everything before what the target has refused is written: the rest comes when that is committed."""
+        if route.halt is not None and route.until is not None and route.next_offset >= route.until:
+            self._bad(route, route.halt)
+        else:
+            self._reread(route)
+
+    def _bad(self, route: Route, fault: Faulted) -> None:
+        """What cannot be mirrored: left out if the flow's `on_bad_record` wants that, else here the route stands."""
+        if self._quarantine.full or self._quarantine.leave_out(route, fault):
+            self._reread(route)
+        else:
             self._source.stop(route.key)
-            self._fault(route, route.halt)
+            self._fault(route, fault)
+
+    def _reread(self, route: Route) -> None:
+        """Commit soon, and read on from where the route is."""
+        self._source.reread(Reading(route.key, route.source_topic_id, route.next_offset, route.leader_epoch))
+        self._touched[route.key] = route
+        self._pacing.urgent()
 
     def _fault(self, route: Route, fault: Faulted) -> None:
         route.faulted(fault, self._clock_ms())
         self._touched[route.key] = route
         self._pacing.urgent()
-        self._log_fault(route)
+        tell(self.lease.flow, route)
 
     # --- the transaction
 
@@ -392,6 +399,7 @@ class Lane:
             dict(self._rewinds_unledgered),
             self._clock_ms(),
             ledger_due=close_ledger or self._pacing.ledger_due(),
+            others=self._quarantine.writes(),
         )
         self._transactions.record(settled.writes, self._clock_ms())
         self._transactions.commit()
@@ -401,6 +409,7 @@ class Lane:
         self._touched = {k: r for k, r in self._touched.items() if not r.book.empty}
         if settled.ledgered:
             self._rewinds_unledgered.clear()
+        self._quarantine.clear()
         self._lookout.reset()
         self._pacing.committed(ledgered=settled.ledgered, ledger_pending=bool(self._touched))
         return self._receipt(head.n, identity, settled)
@@ -449,7 +458,8 @@ class Lane:
         self._forget()
         self._blame.reconsider()
         self._take_over(obeyed=orders)
-        self._again_at = self._now() + POSTPONED_SECONDS if postponed else None
+        if postponed:
+            self._again_at = min(self._now() + POSTPONED_SECONDS, self._again_at or float("inf"))
 
     def _resolve(self, route: Route, desired: Desired) -> bool:
         """Do what a person wants of one fault; False if a cluster that must be asked does not say. The others of the
@@ -476,25 +486,13 @@ class Lane:
 
     # --- telling
 
-    def _log_fault(self, route: Route) -> None:
-        if route.fault is not None:
-            log.error(
-                "partition.faulted",
-                flow=self.lease.flow,
-                topic=route.key[0],
-                partition=route.key[1],
-                reason=route.fault.reason,
-                detail=route.fault.detail,
-                hint=f"eomirror fault accept {self.lease.flow} {route.key[0]} {route.key[1]}",
-            )
-
     def _publish(self, waiting: str | None = None) -> None:
         self._publish_at = self._now() + PUBLISH_SECONDS
         readings: Mapping[RouteKey, Reading] = self._source.readings
         views = []
         for key, route in self._routes.items():
             reading = readings.get(key)
-            trouble = reading.trouble if reading else None
+            trouble = reading.trouble if reading else route.trouble
             state = State.RETRYING if trouble and not route.standing else route.state
             views.append(
                 RouteView(

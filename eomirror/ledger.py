@@ -108,6 +108,20 @@ class Book:
         """A person accepted that these source offsets are left out."""
         self._tally = msgspec.structs.replace(self._tally, gaps=(*self._tally.gaps, gap))
 
+    def leave_out(self, gap: Gap, *, quarantined: bool) -> None:
+        """The flow's `on_bad_record` left these source offsets out. Neighbours become one gap."""
+        tally = self._tally
+        count, gaps = gap.next - gap.first, tally.gaps
+        last = gaps[-1] if gaps else None
+        if last is not None and (last.next, last.reason, last.by) == (gap.first, gap.reason, gap.by):
+            gap, gaps = msgspec.structs.replace(gap, first=last.first), gaps[:-1]
+        self._tally = msgspec.structs.replace(
+            tally,
+            gaps=(*gaps, gap),
+            quarantined=tally.quarantined + (count if quarantined else 0),
+            dropped=tally.dropped + (0 if quarantined else count),
+        )
+
     def tally(self) -> Tally:
         return msgspec.structs.replace(self._tally, runs=encode_runs(self._runs), digest=f"{self._digest:08x}")
 

@@ -110,7 +110,8 @@ def check_internal(
     Called right after both identities were taken. Raises Refused for a lost marker, Rewind when a newer owner is at
     work, BrokerError when a leader is away.
     """
-    wanted = [(name, lane) for name in (topics.checkpoint, topics.producers, topics.ledger)]
+    wanted = [(name, lane) for name in (topics.checkpoint, topics.producers, topics.ledger, topics.quarantine)]
+    wanted = [(name, number) for name, number in wanted if name != topics.quarantine or name in metadata.topics]
     for (name, partition), producers in target.producers(metadata, wanted).items():
         if isinstance(producers, BrokerError):
             raise producers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -86,7 +86,8 @@ class LaneView(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """Who runs a lane, of which flow, and what the flow does to records on their way.
+    """Who runs a lane, of which flow, and what the flow does to records on their way, or to those that the target does
+    not take.
 
     `checkpoint_id` is the checkpoint topic's id when the flow was claimed, `source` the configuration's name for the
     source cluster.
@@ -99,6 +100,7 @@ class Lease(msgspec.Struct, frozen=True):
     checkpoint_id: str
     source: str = ""
     transform: tuple[Step, ...] = ()
+    on_bad_record: Literal["fault", "quarantine", "drop"] = "fault"
 
     def recipe(self, key: RouteKey) -> Recipe | None:
         """What is done to the headers of a route's records; None if nothing is."""

@@ -64,8 +64,9 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Source offsets `first` to `next` - 1 that were left out: `by` accepted a fault for this reason. Without a reason
-    they lie below the flow's `start`, and the source held them when the route was pinned.
+    """Source offsets `first` to `next` - 1 that were left out: `by` accepted a fault for this reason; where the flow's
+    `on_bad_record` did, `by` says so. Without a reason they lie below the flow's `start`, and the source held them when
+    the route was pinned.
 
     `next` at or below `first` says that nothing was left out: the source's log went back (it was truncated or created
     again, and the mirror goes on at `next`), or with TARGET_RECREATED, that what the target held is gone. A gap comes
@@ -81,6 +82,7 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
 class Tally(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was mirrored of one route since its last ledger record.
 
+    `quarantined` and `dropped` are the records that the flow's `on_bad_record` left out; each lies in one of `gaps`.
     `runs` holds delta-coded triples, flat: source offsets skipped since the end of the run before, the same for target
     offsets, count. The first triple counts from 0. `digest` is the CRC-32C of all record bytes as written (the part of
     each batch after its header), in order, as 8 hex digits.
@@ -93,6 +95,8 @@ class Tally(msgspec.Struct, frozen=True, omit_defaults=True):
     max_timestamp_ms: int | None = None
     control_batches: int = 0
     aborted_records: int = 0
+    quarantined: int = 0
+    dropped: int = 0
     gaps: tuple[Gap, ...] = ()
 
 
@@ -140,7 +144,7 @@ class PositionRecord(Record, frozen=True, kw_only=True):
     `next_offset` is the next source offset to mirror, `leader_epoch` that of the last batch consumed (None before the
     first, and where it has none: formats before Kafka 0.11). Topic ids are 32 hex digits. `target_end` is one past the
     last target offset written, None before the first write. `transaction` is the number of the transaction that wrote
-    this record.
+    this record. `trouble` says what a RETRYING route waits for.
     """
 
     next_offset: int
@@ -151,6 +155,7 @@ class PositionRecord(Record, frozen=True, kw_only=True):
     target_end: int | None = None
     state: State = State.ACTIVE
     fault: Fault | None = None
+    trouble: str | None = None
     pending: Tally = Tally()
 
 

@@ -266,7 +266,10 @@ def _route(
 
 
 def _note(position: PositionRecord, here: dict[RouteKey, Here] | None, there: Here | None) -> str | None:
-    """What the source shows that a running lane would fault on, or why the source's end is not known."""
+    """What a RETRYING partition waits for, what the source shows that a running lane would fault on, or why the end of
+    the source is not known."""
+    if position.state is State.RETRYING and position.trouble is not None:
+        return position.trouble
     if here is None:
         return None
     if there is None:

@@ -33,6 +33,7 @@ class Route:
         "state",
         "target_end",
         "target_topic_id",
+        "trouble",
     )
 
     def __init__(self, key: RouteKey, position: PositionRecord) -> None:
@@ -44,6 +45,7 @@ class Route:
         self.target_end = position.target_end
         self.state = position.state
         self.fault = position.fault
+        self.trouble = position.trouble  # what it waits for while it is RETRYING
         self.book = Book(position.pending)
         self.changed = False
         self.halt: Faulted | None = None  # a batch further on that the target has refused
@@ -83,8 +85,9 @@ class Route:
         self.changed = True
 
     def halts(self, fault: Faulted, now_ms: int) -> None:
-        """It stands still at the fault's offset: at once, or when everything before it is mirrored."""
-        if fault.offset is not None and fault.offset > self.next_offset:
+        """It stands still at the fault's offset: at once, or when everything before it is mirrored. What is to be done
+        about a single bad record is decided when it is met."""
+        if fault.offset is not None and (fault.offset > self.next_offset or fault.of_record):
             self.halt = fault
         else:
             self.leader = None
@@ -103,6 +106,14 @@ class Route:
         self.leader_epoch = None
         self.released()
 
+    def leave_out(self, gap: Gap, *, quarantined: bool) -> None:
+        """The flow's `on_bad_record` takes it past a record."""
+        self.book.leave_out(gap, quarantined=quarantined)
+        self.next_offset = gap.next
+        self.leader_epoch = None
+        self.halt = None
+        self.changed = True
+
     def position(self, number: int, *, ledgered: bool) -> PositionRecord:
         """The checkpoint record for transaction `number`; without pending runs if its ledger record has them."""
         return PositionRecord(
@@ -115,6 +126,7 @@ class Route:
             target_end=self.target_end,
             state=self.state,
             fault=self.fault,
+            trouble=self.trouble if self.state is State.RETRYING else None,
             pending=Tally() if ledgered else self.book.tally(),
         )
 

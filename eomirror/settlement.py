@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from eomirror import ledger, records
@@ -64,8 +66,10 @@ def settlement(
     now_ms: int,
     *,
     ledger_due: bool,
+    others: Sequence[Write] = (),
 ) -> Settlement:
-    """Checkpoint and, when due, ledger of a transaction. `touched` are the routes that moved or have runs pending.
+    """Checkpoint and, when due, ledger of a transaction. `touched` are the routes that moved or have runs pending,
+    `others` records for further internal topics.
 
     The ledger is due for the caller's reasons, or when a route has as many runs as its position record should carry.
     """
@@ -74,7 +78,7 @@ def settlement(
     full = any(route.book.run_count >= ledger.MAX_RUNS_PER_ROUTE for route in touched.values())
     ledgered = bool(entries) and (ledger_due or full)
     following = msgspec.structs.replace(head, n=head.n + 1)
-    writes = []
+    writes = list(others)
     if ledgered:
         value, digest = ledger.chain(lease.lane, head, entries, written_at_ms=now_ms, rewinds=rewinds)
         writes.append(Write(topics.ledger, lease.lane, [(records.ledger_key(lease.lane), value)]))

@@ -118,6 +118,10 @@ class Source:
         self.readings.pop(key, None)
         self._leaders.pop(key, None)
 
+    def reread(self, reading: Reading) -> None:
+        """Read a partition from here on; an answer under way for it is dropped."""
+        self.readings[reading.key] = reading
+
     def caught_up(self, key: RouteKey) -> bool:
         """Everything committed that the newest answer told of has been handed out."""
         reading = self.readings.get(key)

@@ -45,6 +45,13 @@ _CHECKPOINT_CONFIG: Final = {
     "min.cleanable.dirty.ratio": "0.1",
     "max.compaction.lag.ms": "3600000",
 }
+# A bad record is kept until a person deletes it; it may be as large as the brokers' requests.
+_QUARANTINE_CONFIG: Final = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "max.message.bytes": str(96 * 1024 * 1024),
+}
 _INTERNAL_COMMON: Final = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(16 * 1024 * 1024)}
 
 
@@ -212,16 +219,18 @@ def _await_partitions(brokers: Brokers, wanted: Mapping[str, int]) -> None:
 
 
 def internal_creates(flow: FlowConfig) -> tuple[Create, ...]:
-    """The four internal topics of a flow, as they are created by its first start."""
+    """The internal topics of a flow, as they are created by its first start."""
     factor = flow.topics.replication_factor
     replication = factor if isinstance(factor, int) else BROKER_DEFAULT
     names = InternalTopics.of(flow.name)
-    per_topic = (
+    per_topic: tuple[tuple[str, int, dict[str, str]], ...] = (
         (names.checkpoint, flow.lanes, _CHECKPOINT_CONFIG),
         (names.producers, flow.lanes, {"cleanup.policy": "compact"}),
         (names.ledger, flow.lanes, {"cleanup.policy": "delete", "retention.ms": str(30 * 86_400_000)}),
         (names.control, 1, {"cleanup.policy": "compact"}),
     )
+    if flow.on_bad_record == "quarantine":
+        per_topic += ((names.quarantine, flow.lanes, _QUARANTINE_CONFIG),)
     return tuple(
         Create(name, partitions, replication, {**_INTERNAL_COMMON, **configs})
         for name, partitions, configs in per_topic
@@ -229,9 +238,12 @@ def internal_creates(flow: FlowConfig) -> tuple[Create, ...]:
 
 
 def check_internal(flow: FlowConfig, metadata: Metadata, target: str) -> None:
-    """Raises Refused unless all four internal topics are there with enough partitions."""
+    """Raises Refused unless the internal topics are there with enough partitions. The quarantine holds nothing that is
+    needed to go on, so a start may create it anew."""
     for create in internal_creates(flow):
         topic = metadata.topics.get(create.topic)
+        if topic is None and create.topic == InternalTopics.of(flow.name).quarantine:
+            continue
         if topic is None:
             raise Refused(
                 f"cluster {target}: internal topic {create.topic} is missing, others of flow {flow.name} exist",

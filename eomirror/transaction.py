@@ -47,11 +47,11 @@ MOVES: Final[Mapping[tuple[Phase, str], Phase]] = {
 
 
 class Write(NamedTuple):
-    """Records for one partition of an internal topic."""
+    """Records for one partition of an internal topic: (key, value), in the quarantine with headers."""
 
     topic: str
     partition: int
-    records: list[tuple[bytes, bytes | None]]
+    records: Sequence[tuple[bytes, bytes | None] | tuple[bytes | None, bytes | None, _fastpath.RecordHeaders]]
 
 
 class Transactions:

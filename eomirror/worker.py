@@ -26,6 +26,7 @@ from eomirror.errors import BrokerError, ConnectionLost, EomirrorError, Exit, Fe
 from eomirror.lane import Lane
 from eomirror.model import LaneView, Lease, Orders, RouteKey, RouteSpec, lane_of
 from eomirror.pacing import Pace
+from eomirror.quarantine import needed
 from eomirror.records import Desired, FlowRecord, Owner, State
 from eomirror.source import Source
 from eomirror.topology import Plan
@@ -150,11 +151,12 @@ class Worker:
 
     def claim(self) -> None:
         """Create what is missing and commit the flow record, once. Two first starts at the same time agree."""
-        metadata = self._target_brokers.metadata(self._topics.names())
-        if any(name not in metadata.topics for name in self._topics.names()):
+        names = needed(self._topics, self.flow.on_bad_record)
+        metadata = self._target_brokers.metadata(names)
+        if any(name not in metadata.topics for name in names):
             refused = topology.create_topics(self._target, self._target_brokers, topology.internal_creates(self.flow))
             if refused:
-                raise Preflight(refused[0], hint="A flow's first start creates four internal topics on its target.")
+                raise Preflight(refused[0], hint="A flow's first start creates its internal topics on its target.")
         for attempt in range(CLAIM_ATTEMPTS):
             transactions = Transactions(
                 self._target_brokers,
@@ -280,6 +282,7 @@ class Worker:
                 self._checkpoint_id,
                 self.flow.source,
                 self.flow.transform,
+                self.flow.on_bad_record,
             ),
             Source(self._source.brokers(role), max_bytes=self.flow.fetch.max_bytes, rack=self._source.rack),
             self._source.brokers(role),

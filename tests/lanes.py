@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from eomirror import checkpoint, records
 from eomirror.brokers import EARLIEST, Brokers
@@ -50,6 +51,7 @@ def prepare(source: ModelCluster, target: ModelCluster, topics: TopicPartitions)
     target.create_topic(TOPICS.producers, 1, compact=True, log_append_time=True)
     target.create_topic(TOPICS.ledger, 1, log_append_time=True, max_message_bytes=16 << 20)
     target.create_topic(TOPICS.control, 1, compact=True, log_append_time=True)
+    target.create_topic(TOPICS.quarantine, 1, log_append_time=True, max_message_bytes=96 << 20)
 
 
 def orders(source: ModelCluster, topics: TopicPartitions) -> Orders:
@@ -74,6 +76,7 @@ def make_lane(
     transform: tuple[Step, ...] = (),
     pace: Pace | None = None,
     told: list[Foreign] | None = None,
+    on_bad_record: Literal["fault", "quarantine", "drop"] = "fault",
 ) -> Lane:
     """A lane that commits often, so that a run of the model holds many transactions; unless it has another pace. What
     it finds out about foreign writes is also in `told`."""
@@ -91,6 +94,7 @@ def make_lane(
             target.topics[TOPICS.checkpoint].topic_id.hex,
             source.name,
             transform,
+            on_bad_record,
         ),
         Source(brokers(source), max_bytes=fetch_bytes),
         brokers(source),

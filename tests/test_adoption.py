@@ -27,6 +27,7 @@ class Flow:
         self.positions: dict[RouteKey, PositionRecord] = {KEY: position(100, target_end=300, **fields)}
         self.head: LaneRecord = lane_record(pinned_ms=1)
         self.carried: dict[RouteKey, Faulted] = {}
+        self.barred: dict[RouteKey, str] = {}
 
     def adopt(self) -> Adopted:
         return adopt(
@@ -38,6 +39,7 @@ class Flow:
             self.head,
             identities(),
             self.carried,
+            self.barred,
             77,
         )
 

@@ -55,7 +55,7 @@ def one(given: Any, end: int = 0) -> Verdict:
 
 
 def test_a_batch_at_or_above_the_known_end_is_appended() -> None:
-    assert one(answer(base=30), end=30) == Verdict([Acked("orders", 0, BATCH, 30)], [], [], [], "produce_refused")
+    assert one(answer(base=30), end=30) == Verdict([Acked("orders", 0, BATCH, 30)], [], [], [], [], "produce_refused")
 
 
 def test_a_batch_below_the_known_end_is_doubt_and_nobodys_fault() -> None:
@@ -118,7 +118,7 @@ def test_changed_timestamps_are_never_committed() -> None:
 @pytest.mark.parametrize(
     ("given", "code", "cause", "faults"),
     [
-        (out(), 29, "produce_refused", 1),  # the topic's fault
+        (out(), 29, "produce_refused", 0),  # its partition waits alone
         (out(), 53, "not_authorized", 0),
         (out(), 31, "not_authorized", 0),
         (internal(), 29, "not_authorized", 0),
@@ -133,6 +133,8 @@ def test_a_missing_right_is_waited_for_except_on_a_mirrored_topic(
     verdict = judge([given], response(answer(code), topic_id=topic_id), lambda _topic, _partition: 0)
     doubt = verdict.rewind()
     assert (doubt.cause, len(doubt.faults), doubt.suspects) == (cause, faults, ())
+    barred = [(f.topic, f.partition, f.offset) for f in doubt.barred]
+    assert barred == ([("orders", 0, 10)] if (code, given.batch is None) == (29, False) else [])
     assert doubt.message == f"Produce: {given.topic}[0]: {error_name(code)}"
 
 

@@ -331,9 +331,9 @@ GOLDEN = {
         "leave out one of the two steps",
     ),
     "bad record": (
-        with_flow("on_bad_record: drop"),
-        '10:20: flows[0].on_bad_record: "drop" is not in this version',
-        'write "fault"',
+        with_flow("on_bad_record: skip"),
+        '10:20: flows[0].on_bad_record: "skip" is not drop, fault or quarantine',
+        "known here: drop, fault, quarantine",
     ),
     "no port": (edited("a:9092", "a"), '3:22: clusters.paris.bootstrap: "a" is not a list of addresses', ADDRESSES),
     "scheme": (

@@ -24,7 +24,7 @@ LAYERS = (
     ("checkpoint", "compare", "config", "ends", "identity", "lag", "pacing", "reading", "route", "source"),
     ("answers", "clusters", "faults", "pinning", "shown"),
     ("transaction",),
-    ("markers", "settlement"),
+    ("markers", "quarantine", "settlement", "succession"),
     ("adoption", "blame", "control", "report", "topology", "translation"),
     ("lane", "scope"),
     ("verify", "worker"),

@@ -100,7 +100,8 @@ def translation_lines(known: RouteMap, answer: Translation, *, reverse: bool) ->
         following = f"{_span(run.source_first, run.size)} -> {_span(run.target_first, run.size)}"
         yield f"  in a gap ({what}); next comes the run {following}"
     for gap in answer.left_out:
-        why = "below the flow's start" if gap.reason is None else f"{gap.reason}, accepted by {gap.by or 'unknown'}"
+        by = gap.by if gap.by.startswith("on_bad_record") else f"accepted by {gap.by or 'unknown'}"
+        why = "below the flow's start" if gap.reason is None else f"{gap.reason}, {by}"
         size = gap.next - gap.first
         many = "offset {} was" if size == 1 else "offsets {} were"
         yield Text(f"  source {many.format(_span(gap.first, size))} left out: {why}", style="yellow")

@@ -3,7 +3,7 @@
 def build_batch(
     records, *, int64_t timestamp_ms, int64_t producer_id, int16_t producer_epoch, int32_t base_sequence, str codec
 ):
-    """One transactional record batch of (key, value) pairs with one timestamp, ready for a Produce request."""
+    """One transactional record batch of (key, value) or (key, value, headers) with one timestamp, ready for a Produce request."""
     cdef int number
     cdef Py_ssize_t room = HEADER_SIZE
     cdef int32_t i = 0
@@ -11,9 +11,10 @@ def build_batch(
     cdef uint8_t *p
     cdef uint8_t *at
     cdef Stamp stamp = Stamp(producer_id, producer_epoch, base_sequence, 0)
-    cdef bytes key, value
+    cdef bytes key, value, name, held
     cdef uint32_t payload_crc
     cdef Py_ssize_t size, rest
+    cdef tuple record, headers
     if codec == "none":
         number = CODEC_NONE
     elif codec == "lz4":
@@ -24,19 +25,27 @@ def build_batch(
         raise ValueError("a batch without records: the broker refuses it")
     if producer_id < 0 or producer_epoch < 0 or base_sequence < 0:
         raise ValueError("producer id, producer epoch and base sequence start at 0")
-    for key, value in records:
+    for record in records:
+        key, value = record[0], record[1]
+        headers = record[2] if len(record) > 2 else ()
         room += 32 + (0 if key is None else len(key)) + (0 if value is None else len(value))
+        for name, held in headers:
+            room += 10 + len(name) + (0 if held is None else len(held))
     if room > MAX_UNPACKED:
         raise ValueError(f"a batch of {room} bytes, more than {MAX_UNPACKED}")
     out = PyByteArray_FromStringAndSize(NULL, room)
     p = <uint8_t *>PyByteArray_AS_STRING(out)
     at = p + HEADER_SIZE
-    for key, value in records:
-        rest = bytes_size(key) + bytes_size(value) + 1
+    for record in records:
+        key, value = record[0], record[1]
+        headers = record[2] if len(record) > 2 else ()
+        rest = bytes_size(key) + bytes_size(value) + varint_size(<int32_t>len(headers))
+        for name, held in headers:
+            rest += bytes_size(name) + bytes_size(held)
         at = put_record_head(at, <int32_t>(head_size(0, i) + rest), 0, 0, i)
-        at = put_bytes(put_bytes(at, key), value)
-        at[0] = 0
-        at += 1
+        at = put_varint(put_bytes(put_bytes(at, key), value), <int32_t>len(headers))
+        for name, held in headers:
+            at = put_bytes(put_bytes(at, name), held)
         i += 1
     size = at - p
     if number == CODEC_NONE:
