@@ -266,7 +266,7 @@ def produce_request(
     timeout_ms: int,
     topics: Sequence[tuple[str | bytes, Sequence[tuple[int, Buffer]]]],
 ) -> list[bytes | memoryview]:
-    """A Produce request of version 11 to 13 with acks=-1, request header v2 included, as buffers for `sendmsg`.
+    """A Produce request of version 9 to 13 with acks=-1, request header v2 included, as buffers for `sendmsg`.
 
     Topics go by name up to version 12, by their 16-byte id from 13 on. The first buffer begins with the 4-byte size of
     the whole request; records are passed through, not copied. There are two buffers per partition and one more: mind

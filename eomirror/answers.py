@@ -1,8 +1,9 @@
-"""What the answer to a Produce request means: which batches are appended, and what is wrong with the others. Pure."""
+"""What the answers to Produce and AddPartitionsToTxn mean: which batches are appended, and what is wrong with the
+others. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from eomirror import _fastpath
@@ -11,9 +12,10 @@ from eomirror.errors import Faulted, Reason, Rewind, error_name
 from eomirror.identity import FENCED, NOT_AUTHORIZED, RIGHT_IS_MISSING
 
 TOPIC_AUTHORIZATION_FAILED: Final = 29
+OPERATION_NOT_ATTEMPTED: Final = 55  # another partition of the same request is the reason
 
 # Answers that say something about leaders, replicas, epochs or the writer, and nothing about the batch.
-PASSING: Final = LEADERSHIP_CODES | FENCED | {19, 20, 31, 45, 46, 48, 51, 53, 59, 100, 103, 120}
+PASSING: Final = LEADERSHIP_CODES | FENCED | {19, 20, 31, 45, 46, 48, 51, 53, 55, 59, 100, 103, 120}
 
 # What the answer to one partition's batch means. All others are doubt: rewind, and a fault if they keep coming.
 PRODUCE_FAULTS: Final[Mapping[int, Reason]] = {
@@ -55,10 +57,11 @@ class Acked(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of one request. `doubts` has a line for each batch that is not known to be appended as it should be;
-    a partition that would fail the same way again is in `faults`, one that may is in `suspects`, one that may not be
-    written to for now is in `barred`."""
+    """What became of one `request`. `doubts` has a line for each batch that is not known to be appended as it should
+    be; a partition that would fail the same way again is in `faults`, one that may is in `suspects`, one that may not
+    be written to for now is in `barred`."""
 
+    request: str
     acked: list[Acked]
     doubts: list[str]
     faults: list[Faulted]
@@ -68,7 +71,7 @@ class Verdict(NamedTuple):
 
     def rewind(self) -> Rewind:
         """The doubt, when there is one."""
-        doubt = Rewind(self.cause, f"Produce: {'; '.join(self.doubts)}")
+        doubt = Rewind(self.cause, f"{self.request}: {'; '.join(self.doubts)}")
         doubt.faults, doubt.suspects, doubt.barred = tuple(self.faults), tuple(self.suspects), tuple(self.barred)
         return doubt
 
@@ -76,31 +79,46 @@ class Verdict(NamedTuple):
 def judge(request: Sequence[Outgoing], response: Any, known_end: Callable[[str, int], int]) -> Verdict:
     """Hold the batches of a request against its response (a kio ProduceResponse). `known_end` is the offset that a
     partition is known to reach: a base offset below it is doubt."""
-    answers: dict[tuple[bytes, int], Any] = {
-        (t.topic_id.bytes, int(p.index)): p for t in response.responses for p in t.partition_responses
+    ids = {out.topic: out.topic_id for out in request}  # up to Produce v12, topics go by name
+    answers: dict[tuple[bytes | None, int], Any] = {
+        (t.topic_id.bytes if hasattr(t, "topic_id") else ids.get(t.name), int(p.index)): p
+        for t in response.responses
+        for p in t.partition_responses
     }
-    verdict = Verdict([], [], [], [], [], _cause(answers, request))
-    for out in request:
-        answer = answers.get((out.topic_id, out.partition))
+    answered = [(out, answers.get((out.topic_id, out.partition))) for out in request]
+    cause = _cause((out, int(answer.error_code)) for out, answer in answered if answer is not None)
+    verdict = Verdict("Produce", [], [], [], [], [], cause or "produce_refused")
+    for out, answer in answered:
         if answer is None:
             verdict.doubts.append(f"{out.topic}[{out.partition}]: no answer in the response")
         elif int(answer.error_code) != 0:
-            _refused(out, answer, verdict)
+            record, detail = _named(out, answer)
+            _refused(out, int(answer.error_code), record, detail, verdict)
         else:
             _appended(out, answer, known_end(out.topic, out.partition), verdict)
     return verdict
 
 
-def _cause(answers: Mapping[tuple[bytes, int], Any], request: Sequence[Outgoing]) -> str:
-    """The word for the log, if anything is wrong. For a right that is missing on a mirrored topic that topic waits;
-    everywhere else the lane does."""
-    internal = {(out.topic_id, out.partition) for out in request if out.batch is None}
+def judge_enlisting(request: Sequence[Outgoing], codes: Mapping[tuple[str, int], int]) -> Verdict:
+    """The same for AddPartitionsToTxn, which comes before the first batch to a partition."""
+    answered = [(out, codes.get((out.topic, out.partition))) for out in request]
+    cause = _cause((out, code) for out, code in answered if code is not None)
+    verdict = Verdict("AddPartitionsToTxn", [], [], [], [], [], cause or "enlist_refused")
+    for out, code in answered:
+        if code is None:
+            verdict.doubts.append(f"{out.topic}[{out.partition}]: no answer in the response")
+        elif code != 0:
+            _refused(out, code, None, error_name(code), verdict)
+    return verdict
+
+
+def _cause(codes: Iterable[tuple[Outgoing, int]]) -> str | None:
+    """The word for the log where a right is missing. On a mirrored topic its partition waits; everywhere else the lane
+    does."""
     waits = any(
-        int(answer.error_code) in NOT_AUTHORIZED
-        and (key in internal or int(answer.error_code) != TOPIC_AUTHORIZATION_FAILED)
-        for key, answer in answers.items()
+        code in NOT_AUTHORIZED and (out.batch is None or code != TOPIC_AUTHORIZATION_FAILED) for out, code in codes
     )
-    return RIGHT_IS_MISSING if waits else "produce_refused"
+    return RIGHT_IS_MISSING if waits else None
 
 
 def _appended(out: Outgoing, answer: Any, known_end: int, verdict: Verdict) -> None:
@@ -117,11 +135,8 @@ def _appended(out: Outgoing, answer: Any, known_end: int, verdict: Verdict) -> N
         verdict.acked.append(Acked(out.topic, out.partition, out.batch, base))
 
 
-def _refused(out: Outgoing, answer: Any, verdict: Verdict) -> None:
-    code = int(answer.error_code)
-    record = None if out.batch is None else _first_refused(out.batch, answer)
-    message = answer.error_message if record is None else record[1]
-    detail = f"{error_name(code)}{': ' + message if message else ''}"
+def _refused(out: Outgoing, code: int, record: int | None, detail: str, verdict: Verdict) -> None:
+    """A batch that was not appended, for all of its records or for the one at source offset `record`."""
     verdict.doubts.append(f"{out.topic}[{out.partition}]: {detail}")
     if code in PASSING or out.batch is None:
         return
@@ -134,7 +149,7 @@ def _refused(out: Outgoing, answer: Any, verdict: Verdict) -> None:
         last_first, last_count = out.batch.runs[-1]
         first, following, count = out.batch.runs[0][0], last_first + last_count, out.batch.count
     else:
-        first, following, count = record[0], record[0] + 1, 1
+        first, following, count = record, record + 1, 1
     fault = Faulted(
         out.topic,
         out.partition,
@@ -148,19 +163,24 @@ def _refused(out: Outgoing, answer: Any, verdict: Verdict) -> None:
     (verdict.suspects if reason is None else verdict.faults).append(fault)
 
 
-def _first_refused(batch: _fastpath.Batch, answer: Any) -> tuple[int, str] | None:
-    """(source offset, the broker's words) of the first record that the broker names; None if it names none.
+def _named(out: Outgoing, answer: Any) -> tuple[int | None, str]:
+    """(source offset of the first record that the broker names, or None; what it says of it, or of the batch).
 
     A broker that checks records one by one (null keys, timestamps) names those that it refuses by their index in the
     batch (KIP-467), from Produce v8 on.
     """
+    what = error_name(int(answer.error_code))
     named = [(int(e.batch_index), e.batch_index_error_message) for e in answer.record_errors]
-    if not named:
-        return None
-    index, message = min(named, key=lambda one: one[0])
+    index, words = min(named, key=lambda one: one[0], default=(-1, None))
+    offset = None if out.batch is None else _source_offset(out.batch, index)
+    words = (words if offset is not None else None) or answer.error_message
+    return offset, f"{what}: {words}" if words else what
+
+
+def _source_offset(batch: _fastpath.Batch, index: int) -> int | None:
     before = 0
     for first, count in batch.runs:
         if before <= index < before + count:
-            return first + index - before, message or answer.error_message or ""
+            return first + index - before
         before += count
     return None

@@ -11,9 +11,10 @@ from confluent_kafka.admin import AdminClient
 from eomirror import logs
 from eomirror.brokers import CONNECT_SECONDS, REQUEST_SECONDS, Brokers
 from eomirror.config import ClusterConfig
+from eomirror.dialect import spoken_at
 from eomirror.errors import ConnectionLost, Preflight
 from eomirror.reading import Reader
-from eomirror.wire import END_TXN, PRODUCE, Address, Network, TcpNetwork
+from eomirror.wire import API_NAMES, SPOKEN, Address, Network, TcpNetwork
 
 # What is set whatever the configuration says, and why. The configuration refuses these keys; it never ignores them.
 FORCED_ADMIN: Final[dict[str, tuple[Any, str]]] = {
@@ -96,15 +97,17 @@ class Cluster:
 
 
 def require_transactions(target: Brokers) -> None:
-    """Raises Preflight unless the target speaks transactions version 2 (KIP-890) and topic ids in Produce."""
+    """Raises Preflight unless the target's brokers offer what either version of the transaction protocol needs, and
+    ConnectionLost for one that is still starting."""
     connection = target.any()
-    level = None if connection.features is None else connection.features.get("transaction.version", 0)
-    if level is None or level < 2 or not connection.supports(END_TXN) or not connection.supports(PRODUCE):
-        found = "unknown" if level is None else str(level)
+    missing = [api for api in SPOKEN if not connection.supports(api)]
+    if missing:
+        lacking = ", ".join(f"{API_NAMES[api]} v{SPOKEN[api][0]}" for api in missing)
         raise Preflight(
-            f"cluster {target.name}: transaction.version is {found}, eomirror needs 2 (Kafka 4.1 or newer)",
-            hint="Where the brokers are new enough: kafka-features.sh upgrade --feature transaction.version=2",
+            f"cluster {target.name}: the brokers do not offer {lacking} or newer",
+            hint="A target needs Kafka 3.1 or newer.",
         )
+    spoken_at(connection)
 
 
 logging.getLogger("confluent_kafka").addHandler(logging.NullHandler())

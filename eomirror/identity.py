@@ -1,4 +1,4 @@
-"""The pair of identities of a lane: two transactional ids, and how they are taken (InitProducerId).
+"""The pair of identities of a lane: two transactional ids, and what their coordinators are asked.
 
 Whoever holds the newest epoch of an identity is the only one who may write with it; the brokers refuse everybody else.
 """
@@ -6,18 +6,20 @@ Whoever holds the newest epoch of an identity is the only one who may write with
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from eomirror.brokers import Brokers
 from eomirror.errors import BrokerError, ConnectionLost, Fenced, Refused, Rewind, error_name
 from eomirror.records import IdentityName
-from eomirror.wire import INIT_PRODUCER_ID, Address, Connection
+from eomirror.wire import ADD_PARTITIONS_TO_TXN, INIT_PRODUCER_ID, Address, Connection
 
 # Transaction n uses identity n mod 2: the next one's first produce never waits for the markers of the one before.
 IDENTITIES: Final[tuple[IdentityName, ...]] = ("a", "b")
 
 CONCURRENT_TRANSACTIONS: Final = 51
 INVALID_TRANSACTION_TIMEOUT: Final = 50
+MAX_SEQUENCE: Final = 0x7FFFFFFF
 COORDINATOR_MOVED: Final = frozenset({14, 15, 16})  # loading, not available, not coordinator
 # There is a newer epoch or another producer id: InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced. A
 # transaction that the coordinator timed out looks the same; only InitProducerId with the epoch that we held can tell.
@@ -37,6 +39,7 @@ class Identity:
         self.transactional_id = transactional_id
         self.held: tuple[int, int] | None = None
         self.coordinator: Address | None = None
+        self._sequences: dict[tuple[bytes, int], int] = {}
 
     @property
     def producer_id(self) -> int:
@@ -51,10 +54,23 @@ class Identity:
             raise RuntimeError(f"{self.transactional_id} has not been taken")
         return self.held
 
+    def hold(self, producer_id: int, epoch: int) -> None:
+        """A new epoch, in which all sequences start at 0."""
+        self.held = producer_id, epoch
+        self._sequences.clear()
+
+    def sequence(self, topic_id: bytes, partition: int) -> int:
+        """The base sequence of the next batch of a partition."""
+        return self._sequences.get((topic_id, partition), 0)
+
+    def follow(self, next_sequences: Mapping[tuple[bytes, int], int]) -> None:
+        """Batches were sent; sequences wrap after 2^31 - 1 to 0."""
+        self._sequences.update((place, sequence & MAX_SEQUENCE) for place, sequence in next_sequences.items())
+
 
 class Registrar:
-    """Takes identities at their coordinators, for one thread. `patience`: seconds for one question, repetitions
-    included."""
+    """Asks coordinators to hand out identities and to enlist partitions, for one thread. `patience`: seconds for one
+    question, repetitions included."""
 
     def __init__(self, brokers: Brokers, *, transaction_timeout_ms: int, patience: float) -> None:
         self._brokers = brokers
@@ -86,7 +102,7 @@ class Registrar:
             except BrokerError as error:
                 code, held = error.code or 0, None
             if held is not None:
-                identity.held = held
+                identity.hold(*held)
                 self._has_taken = True
                 return
             if code in FENCED and identity.held is not None:
@@ -131,3 +147,37 @@ class Registrar:
         if int(response.error_code) != 0:
             return int(response.error_code), None
         return 0, (int(response.producer_id), int(response.producer_epoch))
+
+    def enlist(self, identity: Identity, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """AddPartitionsToTxn, which opens the transaction if need be: an error code for each partition.
+
+        While the identity's transaction before this one is completing, the coordinator is asked again. Raises
+        ConnectionLost, BrokerError; it is unknown then which partitions are enlisted.
+        """
+        connection = self.connection(identity)
+        module = connection.module(ADD_PARTITIONS_TO_TXN)
+        topics: dict[str, list[int]] = {}
+        for topic, partition in partitions:
+            topics.setdefault(topic, []).append(partition)
+        request = module.AddPartitionsToTxnRequest(
+            v3_and_below_transactional_id=identity.transactional_id,
+            v3_and_below_producer_id=identity.producer_id,
+            v3_and_below_producer_epoch=identity.epoch,
+            v3_and_below_topics=tuple(
+                module.AddPartitionsToTxnTopic(name=topic, partitions=tuple(numbers))
+                for topic, numbers in topics.items()
+            ),
+        )
+        deadline = self._brokers.deadline(self._patience)
+        pause, longest = PAUSE_SECONDS
+        while True:
+            response = self._brokers.ask(connection, request, self._patience)
+            codes = {
+                (str(topic.name), int(one.partition_index)): int(one.partition_error_code)
+                for topic in response.results_by_topic_v3_and_below
+                for one in topic.results_by_partition
+            }
+            if CONCURRENT_TRANSACTIONS not in codes.values() or self._brokers.network.now() >= deadline:
+                return codes
+            self._brokers.network.sleep(pause)
+            pause = min(pause * 2, longest)

@@ -3,8 +3,7 @@
 One transaction carries the mirrored records, the lane's checkpoint records and, when due, its ledger record. The legal
 moves are a table; there is no move from doubt to anything but `take`, which is the start-up path.
 
-Transactions version 2 (KIP-890): Produce adds a partition to the transaction by itself, EndTxn answers with the epoch
-of the next transaction, so every transaction has an epoch of its own and its sequences start at 0.
+Both versions of the transaction protocol are spoken (`dialect`); which one is decided at each `take`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from eomirror import _fastpath
-from eomirror.answers import Acked, Outgoing, judge
+from eomirror.answers import Acked, Outgoing, Verdict, judge, judge_enlisting
 from eomirror.brokers import Brokers, Metadata
+from eomirror.dialect import V2, spoken_at
 from eomirror.ends import Ends, Foreign
-from eomirror.errors import ConnectionLost, Fenced, Refused, Rewind, error_name
+from eomirror.errors import BrokerError, ConnectionLost, Fenced, Refused, Rewind, error_name
 from eomirror.identity import IDENTITIES, NOT_AUTHORIZED, RIGHT_IS_MISSING, Identity, Registrar
 from eomirror.wire import END_TXN, PRODUCE, Connection
 
 # The broker keeps the last five batches per producer and partition to recognise what it has already appended.
 MAX_IN_FLIGHT: Final = 5
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+PRODUCE_WITH_TOPIC_IDS: Final = 13
 
 
 class Phase(enum.Enum):
@@ -80,7 +81,9 @@ class Transactions:
         self._metadata: Metadata | None = None
         self._links: dict[int, Connection] = {}
         self._sent: dict[int, deque[list[Outgoing]]] = {}
-        self._sequences: dict[tuple[bytes, int], int] = {}
+        self._dialect = V2
+        self._enlisted: set[tuple[str, int]] = set()  # partitions that the coordinator was told of
+        self._by_name: dict[str, bytes] = {}  # topics that were written by name, and the ids that we mean
         self._acked: list[Acked] = []
         self._ends = Ends()
 
@@ -104,7 +107,6 @@ class Transactions:
         self._brokers.close()
         self._links.clear()
         self._sent.clear()
-        self._sequences.clear()
         self._acked.clear()
         self._ends.forget()
 
@@ -113,10 +115,15 @@ class Transactions:
 
         The first time, the newest owner wins: InitProducerId without an epoch. Later, it names the epoch that we held,
         so that a process that was fenced finds out here instead of fencing its successor. Raises Fenced, Rewind,
-        Refused.
+        Refused, ConnectionLost.
         """
         following = self._legal("take")
         self._metadata = metadata
+        self._dialect = spoken_at(self._brokers.any())
+        # InitProducerId before anything else. In version 1 an epoch outlives its transaction, and a request that was
+        # thought lost could arrive in the next one: a late EndTxn would commit it half way (KAFKA-17754), a late
+        # Produce would lie in it. So every doubt ends here, in a higher epoch. What was open is aborted under that one
+        # too, so no partition takes a late batch any more; EndTxn(abort) would leave the epoch as it is.
         self._ends.forget()  # whoever goes on says anew where each partition ends
         for name, identity in self.identities.items():
             try:
@@ -140,12 +147,18 @@ class Transactions:
         """Begin transaction `number`, which must come from the checkpoint."""
         self.phase = self._legal("begin")
         self.number = number
-        self._sequences.clear()
+        self._enlisted.clear()
+        self._by_name.clear()
         return self.turn(number)
 
+    @property
+    def version(self) -> int:
+        """Of the transaction protocol, as the target spoke it at the last `take`."""
+        return self._dialect.version
+
     def sequence(self, topic_id: bytes, partition: int) -> int:
-        """The base sequence of the next batch of a partition in this transaction."""
-        return self._sequences.get((topic_id, partition), 0)
+        """The base sequence of the next batch of a partition in the open transaction."""
+        return self._identity().sequence(topic_id, partition)
 
     def expect_end(self, topic: str, partition: int, end: int) -> None:
         """The target's partition ends at `end`, as its leader said after both identities were taken: a base offset
@@ -159,11 +172,12 @@ class Transactions:
         longest partition has batches, at most MAX_IN_FLIGHT of them unanswered per leader.
         """
         self.phase = self._legal("produce")
-        self._sequences.update(next_sequences)
+        waiting = [deque(partition_batches) for partition_batches in batches if partition_batches]
+        self._enlist([queue[0] for queue in waiting])
+        self._identity().follow(next_sequences)
         queues: dict[int, list[deque[Outgoing]]] = {}
-        for partition_batches in batches:
-            if partition_batches:
-                queues.setdefault(partition_batches[0].leader, []).append(deque(partition_batches))
+        for queue in waiting:
+            queues.setdefault(queue[0].leader, []).append(queue)
         while queues:
             for leader in list(queues):
                 request: list[Outgoing] = []
@@ -198,7 +212,7 @@ class Transactions:
         following = self._legal("record")
         if any(self._sent.values()) or self._acked:
             raise RuntimeError("data is not acked yet")
-        identity = self.turn(self._number())
+        identity = self._identity()
         metadata = self._known()
         by_leader: dict[int, list[Outgoing]] = {}
         for write in writes:
@@ -212,13 +226,15 @@ class Transactions:
                 timestamp_ms=timestamp_ms,
                 producer_id=identity.producer_id,
                 producer_epoch=identity.epoch,
-                base_sequence=self.sequence(topic_id, write.partition),
+                base_sequence=identity.sequence(topic_id, write.partition),
                 codec="lz4",
             )
-            self._sequences[topic_id, write.partition] = self.sequence(topic_id, write.partition) + len(write.records)
+            following_sequence = identity.sequence(topic_id, write.partition) + len(write.records)
+            identity.follow({(topic_id, write.partition): following_sequence})
             by_leader.setdefault(leader, []).append(
                 Outgoing(write.topic, topic_id, write.partition, leader, None, view)
             )
+        self._enlist([out for request in by_leader.values() for out in request])
         for leader, request in by_leader.items():
             self._send(leader, request)
         self.drain()
@@ -228,29 +244,30 @@ class Transactions:
     def commit(self) -> None:
         """EndTxn(commit). Returns when the decision is durable; any other answer, or none, is doubt."""
         self.phase = self._legal("commit")
-        number = self._number()
-        identity = self.turn(number)
+        number, identity = self._number(), self._identity()
+        place = f"EndTxn {identity.transactional_id}"
+        self._check_topics()
         try:
             connection = self._registrar.connection(identity)
-            module = connection.module(END_TXN)
-            connection.send(
-                module.EndTxnRequest(
-                    transactional_id=identity.transactional_id,
-                    producer_id=identity.producer_id,
-                    producer_epoch=identity.epoch,
-                    committed=True,
-                )
+            request = connection.module(END_TXN, self._dialect.end).EndTxnRequest(
+                transactional_id=identity.transactional_id,
+                producer_id=identity.producer_id,
+                producer_epoch=identity.epoch,
+                committed=True,
             )
+            connection.send(request)
             self._step("end_sent")
             response = connection.receive(self._brokers.deadline(self._patience))
         except ConnectionLost as error:
-            raise self._doubt("end_unknown", f"EndTxn {identity.transactional_id}: {error.message}") from error
+            raise self._doubt("end_unknown", f"{place}: {error.message}") from error
         code = int(response.error_code)
         if code != 0:
-            cause = RIGHT_IS_MISSING if code in NOT_AUTHORIZED else "end_refused"
-            raise self._doubt(cause, f"EndTxn {identity.transactional_id}: {error_name(code)}")
+            raise self._doubt(
+                RIGHT_IS_MISSING if code in NOT_AUTHORIZED else "end_refused", f"{place}: {error_name(code)}"
+            )
         self._ends.committed(number)
-        identity.held = (int(response.producer_id), int(response.producer_epoch))
+        if self._dialect is V2:
+            identity.hold(int(response.producer_id), int(response.producer_epoch))
         self.number = None
         self._step("end_answered")
 
@@ -265,6 +282,9 @@ class Transactions:
             raise RuntimeError("no transaction is open")
         return self.number
 
+    def _identity(self) -> Identity:
+        return self.turn(self._number())
+
     def _known(self) -> Metadata:
         if self._metadata is None:
             raise RuntimeError("not taken")
@@ -274,23 +294,54 @@ class Transactions:
         self.lose()
         return Rewind(cause, message)
 
+    def _enlist(self, outgoing: Sequence[Outgoing]) -> None:
+        """Version 1: tell the coordinator of partitions before the first of their batches, which are these, is sent."""
+        new = [out for out in outgoing if (out.topic, out.partition) not in self._enlisted]
+        if not self._dialect.enlists or not new:
+            return
+        partitions = [(out.topic, out.partition) for out in new]
+        identity = self._identity()
+        try:
+            verdict = judge_enlisting(new, self._registrar.enlist(identity, partitions))
+        except (ConnectionLost, BrokerError) as error:
+            message = f"AddPartitionsToTxn {identity.transactional_id}: {error.message}"
+            raise self._doubt("enlist_unknown", message) from error
+        self._be_sure(verdict)
+        self._enlisted.update(partitions)
+
+    def _check_topics(self) -> None:
+        """What was written by name must lie in the topics that we mean, not in new ones of the same name. With topic
+        ids (Produce v13) the brokers see to that."""
+        if not self._by_name:
+            return
+        try:
+            described = self._brokers.metadata(self._by_name).topics
+        except ConnectionLost as error:
+            raise self._doubt("topics_unknown", f"Metadata: {error.message}") from error
+        for name, topic_id in self._by_name.items():
+            if name not in described or bytes.fromhex(described[name].topic_id) != topic_id:
+                raise self._doubt("topic_changed", f"{name}: the topic was deleted or created again")
+
     def _send(self, leader: int, request: list[Outgoing]) -> None:
         queue = self._sent.setdefault(leader, deque())
         while len(queue) >= MAX_IN_FLIGHT:
             self._read_answer(leader)
-        topics: dict[bytes, list[tuple[int, memoryview | bytes]]] = {}
-        for out in request:
-            topics.setdefault(out.topic_id, []).append((out.partition, out.view))
         try:
             link = self._links.get(leader)
             if link is None:
                 link = self._links[leader] = self._brokers.dial(self._brokers.address(leader))
-            version = link.version(PRODUCE)
+            version = link.version(PRODUCE, self._dialect.produce)
+            if version < PRODUCE_WITH_TOPIC_IDS:
+                self._by_name.update((out.topic, out.topic_id) for out in request)
+            topics: dict[str | bytes, list[tuple[int, memoryview | bytes]]] = {}
+            for out in request:
+                topic = out.topic_id if version >= PRODUCE_WITH_TOPIC_IDS else out.topic
+                topics.setdefault(topic, []).append((out.partition, out.view))
             buffers = _fastpath.produce_request(
                 version,
                 link.next_correlation_id(),
                 link.client_id,
-                self.turn(self._number()).transactional_id,
+                self._identity().transactional_id,
                 int(self._patience * 1000),
                 list(topics.items()),
             )
@@ -306,9 +357,12 @@ class Transactions:
         except ConnectionLost as error:
             raise self._doubt("produce_unknown", f"Produce: {error.message}") from error
         verdict = judge(request, response, self._ends.known)
-        if verdict.doubts:
-            self.lose()
-            raise verdict.rewind()
+        self._be_sure(verdict)
         for acked in verdict.acked:
             self._ends.appended(self._number(), acked.topic, acked.partition, acked.base_offset, acked.batch.count)
         self._acked += verdict.acked
+
+    def _be_sure(self, verdict: Verdict) -> None:
+        if verdict.doubts:
+            self.lose()
+            raise verdict.rewind()

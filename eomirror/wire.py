@@ -38,18 +38,20 @@ METADATA: Final = 3
 FIND_COORDINATOR: Final = 10
 API_VERSIONS: Final = 18
 INIT_PRODUCER_ID: Final = 22
+ADD_PARTITIONS_TO_TXN: Final = 24
 END_TXN: Final = 26
 DESCRIBE_PRODUCERS: Final = 61
 
-# The versions this code is written for, lowest and highest. What it sets exists in all of them.
+# The versions this code is written for, lowest and highest: Kafka 3.1 and newer. What it sets exists in all of them.
 SPOKEN: Final[Mapping[int, tuple[int, int]]] = {
-    PRODUCE: (13, 13),  # topic ids (KIP-516), partitions added to the transaction by the broker (KIP-890)
+    PRODUCE: (9, 13),  # topic ids from v13 on (KIP-516)
     FETCH: (13, 17),  # topic ids: a re-created topic is never read by mistake
     LIST_OFFSETS: (7, 8),
     METADATA: (12, 12),
     FIND_COORDINATOR: (4, 5),  # batched keys
     INIT_PRODUCER_ID: (4, 5),
-    END_TXN: (5, 5),  # hands out the next epoch (KIP-890)
+    ADD_PARTITIONS_TO_TXN: (3, 3),  # from v4 on it is for brokers
+    END_TXN: (3, 5),
     DESCRIBE_PRODUCERS: (0, 0),
 }
 API_NAMES: Final = {
@@ -59,6 +61,7 @@ API_NAMES: Final = {
     METADATA: "Metadata",
     FIND_COORDINATOR: "FindCoordinator",
     INIT_PRODUCER_ID: "InitProducerId",
+    ADD_PARTITIONS_TO_TXN: "AddPartitionsToTxn",
     END_TXN: "EndTxn",
     DESCRIBE_PRODUCERS: "DescribeProducers",
 }
@@ -174,27 +177,28 @@ class Connection:
         known = response.finalized_features_epoch >= 0
         self.features = {f.name: int(f.max_version_level) for f in response.finalized_features} if known else None
 
-    def version(self, api_key: int) -> int:
-        """The highest version of an API that both sides know; ConnectionLost if there is none."""
-        lowest, highest = SPOKEN[api_key]
-        theirs = self.versions.get(api_key)
-        if theirs is None or theirs[1] < lowest or theirs[0] > highest:
+    def version(self, api_key: int, within: tuple[int, int] | None = None) -> int:
+        """The highest version of an API that both sides know, of those `within` (all that we speak by default);
+        ConnectionLost if there is none."""
+        lowest, highest = within or SPOKEN[api_key]
+        if not self.supports(api_key, within):
+            theirs = self.versions.get(api_key)
             offered = "nothing" if theirs is None else f"v{theirs[0]} to v{theirs[1]}"
             raise ConnectionLost(
                 f"{self.address}: broker offers {offered} of {API_NAMES[api_key]}, "
                 f"eomirror speaks v{lowest} to v{highest}"
             )
-        return min(highest, theirs[1])
+        return min(highest, self.versions[api_key][1])
 
-    def supports(self, api_key: int) -> bool:
+    def supports(self, api_key: int, within: tuple[int, int] | None = None) -> bool:
         """Whether `version` would find one."""
-        lowest, highest = SPOKEN[api_key]
+        lowest, highest = within or SPOKEN[api_key]
         theirs = self.versions.get(api_key)
         return theirs is not None and theirs[1] >= lowest and theirs[0] <= highest
 
-    def module(self, api_key: int) -> Any:
+    def module(self, api_key: int, within: tuple[int, int] | None = None) -> Any:
         """The kio module with the request classes of the agreed version."""
-        return load_payload_module(api_key, self.version(api_key), EntityType.request)
+        return load_payload_module(api_key, self.version(api_key, within), EntityType.request)
 
     # --- sending
 

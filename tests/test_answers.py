@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from eomirror.answers import CHANGES_TIMESTAMPS, PASSING, PRODUCE_FAULTS, Acked, Outgoing, Verdict, judge
+from eomirror.answers import (
+    CHANGES_TIMESTAMPS,
+    PASSING,
+    PRODUCE_FAULTS,
+    Acked,
+    Outgoing,
+    Verdict,
+    judge,
+    judge_enlisting,
+)
 from eomirror.errors import Reason, error_name
 from tests import fakes
 
@@ -50,17 +59,23 @@ def response(*answers: Any, topic_id: uuid.UUID = TOPIC_ID) -> SimpleNamespace:
     return SimpleNamespace(responses=[SimpleNamespace(topic_id=topic_id, partition_responses=answers)])
 
 
+def by_name(*answers: Any, name: str = "orders") -> SimpleNamespace:
+    """As up to Produce v12."""
+    return SimpleNamespace(responses=[SimpleNamespace(name=name, partition_responses=answers)])
+
+
 def one(given: Any, end: int = 0) -> Verdict:
     return judge([out()], response(given), lambda _topic, _partition: end)
 
 
 def test_a_batch_at_or_above_the_known_end_is_appended() -> None:
-    assert one(answer(base=30), end=30) == Verdict([Acked("orders", 0, BATCH, 30)], [], [], [], [], "produce_refused")
+    acked = [Acked("orders", 0, BATCH, 30)]
+    assert one(answer(base=30), end=30) == Verdict("Produce", acked, [], [], [], [], "produce_refused")
 
 
 def test_a_batch_below_the_known_end_is_doubt_and_nobodys_fault() -> None:
     verdict = one(answer(base=29), end=30)
-    assert verdict[:4] == ([], ["orders[0]: base offset 29 is below the known end 30"], [], [])
+    assert verdict[1:5] == ([], ["orders[0]: base offset 29 is below the known end 30"], [], [])
 
 
 def test_a_partition_without_an_answer_is_doubt() -> None:
@@ -140,4 +155,36 @@ def test_a_missing_right_is_waited_for_except_on_a_mirrored_topic(
 
 def test_an_internal_batch_is_acked_silently() -> None:
     verdict = judge([internal()], response(answer(base=3), topic_id=INTERNAL_ID), lambda _topic, _partition: 0)
-    assert verdict[:4] == ([], [], [], [])
+    assert verdict[1:5] == ([], [], [], [])
+
+
+def test_an_answer_by_name_belongs_to_the_topic_that_was_sent_by_name() -> None:
+    verdict = judge([out(), out(1)], by_name(answer(base=4), answer(base=9, index=1)), lambda _topic, _partition: 0)
+    assert [(acked.partition, acked.base_offset) for acked in verdict.acked] == [(0, 4), (1, 9)]
+    verdict = judge([out()], by_name(answer(base=4), name="other"), lambda _topic, _partition: 0)
+    assert verdict.doubts == ["orders[0]: no answer in the response"]
+
+
+def test_partitions_that_are_enlisted_are_no_doubt() -> None:
+    codes = {("orders", 0): 0, ("__eomirror.dr.checkpoint", 0): 0}
+    assert judge_enlisting([out(), internal()], codes)[1:5] == ([], [], [], [])
+
+
+def test_a_partition_that_is_not_enlisted_blames_itself_alone() -> None:
+    verdict = judge_enlisting([out(), out(1), internal()], {("orders", 0): 55, ("orders", 1): 29})
+    assert [(fault.partition, fault.reason, fault.offset) for fault in verdict.barred] == [
+        (1, Reason.TARGET_REFUSED, 10)
+    ]
+    doubt = verdict.rewind()
+    assert doubt.cause == "enlist_refused"
+    assert doubt.message == (
+        "AddPartitionsToTxn: orders[0]: OPERATION_NOT_ATTEMPTED (55); "
+        "orders[1]: TOPIC_AUTHORIZATION_FAILED (29); __eomirror.dr.checkpoint[0]: no answer in the response"
+    )
+
+
+@pytest.mark.parametrize(("code", "cause"), [(53, "not_authorized"), (51, "enlist_refused"), (90, "enlist_refused")])
+def test_what_is_wrong_with_the_lane_is_no_partitions_fault(code: int, cause: str) -> None:
+    verdict = judge_enlisting([out()], {("orders", 0): code})
+    assert (verdict.cause, verdict.faults, verdict.suspects) == (cause, [], [])
+    assert verdict.doubts == [f"orders[0]: {error_name(code)}"]

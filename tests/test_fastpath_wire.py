@@ -172,7 +172,7 @@ produced = st.lists(
 
 @examples(150)
 @given(
-    st.integers(11, 13),
+    st.integers(9, 13),
     int32s,
     st.none() | st.text(max_size=50),
     st.none() | st.text(max_size=200),
@@ -222,8 +222,8 @@ def test_versions_and_arguments_that_are_not_ours_are_refused() -> None:
     for version in (11, 18):
         with pytest.raises(ValueError, match="12 to 17"):
             kernel.fetch_response(b"", version)
-    for version in (10, 14):
-        with pytest.raises(ValueError, match="11 to 13"):
+    for version in (8, 14):
+        with pytest.raises(ValueError, match="9 to 13"):
             kernel.produce_request(version, 1, None, None, 1, [])
     with pytest.raises(ValueError, match="16 bytes"):
         kernel.produce_request(13, 1, None, None, 1, [(b"short", [])])

@@ -1,4 +1,4 @@
-"""`on_bad_record` over the model of Kafka: a refused record is left out alone, counted, and kept where that is wanted."""
+"""`on_bad_record` over the model of Kafka: refused records are left out alone, counted, and kept where that is set."""
 
 from __future__ import annotations
 

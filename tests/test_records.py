@@ -45,6 +45,8 @@ TALLY = Tally(
     max_timestamp_ms=1_700_000_000_123,
     control_batches=1,
     aborted_records=2,
+    quarantined=1,
+    dropped=3,
     gaps=(Gap(10, 40, Reason.SOURCE_GAP, "ada"),),
 )
 SCOPE = records.fault_scope('café\n"orders"', 3)
@@ -81,6 +83,7 @@ EXAMPLES: dict[type[Record], tuple[bytes, Record]] = {
             target_end=12,
             state=State.FAULTED,
             fault=Fault(Reason.CORRUPT_BATCH, "batch of 9 bytes", 1_700_000_000_003, 50),
+            trouble="the target partition has no leader",
             pending=TALLY,
         ),
     ),

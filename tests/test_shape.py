@@ -20,7 +20,7 @@ MAX_LINES = 530
 LAYERS = (
     ("__version__", "_fastpath", "client_keys", "errors", "logs", "units"),
     ("document", "records", "steps", "transform", "wire"),
-    ("brokers", "decode", "ledger", "model"),
+    ("brokers", "decode", "dialect", "ledger", "model"),
     ("checkpoint", "compare", "config", "ends", "identity", "lag", "pacing", "reading", "route", "source"),
     ("answers", "clusters", "faults", "pinning", "shown"),
     ("transaction",),
@@ -48,7 +48,7 @@ NAMED_ONLY_IN = {
     "Producer": {"clusters"},
     "Consumer": {"clusters"},
     "EndTxnRequest": {"transaction"},
-    "END_TXN": {"transaction", "wire", "clusters"},  # clusters asks whether the target speaks it
+    "END_TXN": {"transaction", "wire", "dialect"},  # dialect asks how the target speaks it
     "TcpNetwork": {"clusters"},
 }
 CALLED_ONLY_IN = {

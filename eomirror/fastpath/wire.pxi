@@ -198,14 +198,14 @@ cdef class _Writer:
 
 
 def produce_request(int version, int32_t correlation_id, client_id, transactional_id, int32_t timeout_ms, topics):
-    """One Produce request of version 11 to 13 (ProduceRequest.json), acks=-1, as buffers for sendmsg."""
+    """One Produce request of version 9 to 13 (ProduceRequest.json), acks=-1, as buffers for sendmsg."""
     cdef _Writer out = _Writer()
     cdef object topic, partitions, data
     cdef int32_t partition
     cdef Py_ssize_t size
     cdef bytes name
-    if not 11 <= version <= 13:
-        raise ValueError(f"produce request version {version} is not one of 11 to 13")
+    if not 9 <= version <= 13:
+        raise ValueError(f"produce request version {version} is not one of 9 to 13")
     out.i32(0)
     out.i16(0)
     out.i16(<int16_t>version)
