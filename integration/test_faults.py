@@ -9,6 +9,7 @@ from eomirror.errors import Reason
 from eomirror.records import Gap, State
 
 from .cluster import Cluster
+from .fleet import both_versions
 from .process import Background, Eomirror
 from .promise import (
     SMALL,
@@ -27,6 +28,8 @@ from .promise import (
     settled,
     wait_until,
 )
+
+pytestmark = both_versions
 
 
 def values(cluster: Cluster, topic: str) -> list[bytes | None]:
