@@ -26,10 +26,10 @@ from .promise import (
 
 pytestmark = both_versions
 
-# A transaction stays open until something goes wrong in it.
+# A transaction stays open until it holds more than a few small records.
 HELD = SMALL | {
     "lanes": 1,
-    "commit": {"interval": "40s", "max_age": "40s", "transaction_timeout": "50s"},
+    "commit": {"interval": "40s", "max_age": "40s", "max_bytes": "16KiB", "transaction_timeout": "50s"},
     "discovery": {"interval": "1h"},
 }
 
@@ -75,7 +75,8 @@ def test_a_target_topic_is_recreated_in_the_middle_of_a_transaction(
     assert target.end_offsets(again, committed=True) == committed
     target.delete_topic(again)
     target.create_topic(again, 1)
-    produce(source, again, *((b"k", b"second-%d" % n) for n in range(3)))
+    second = [b"second-%d" % n + b"x" * 10_000 for n in range(3)]
+    produce(source, again, *((b"k", value) for value in second))
     run.wait_for(lambda: faults(config) == {(again, 0): Reason.TARGET_RECREATED}, 40, "the fault")
     assert positions(config)[again, 0].next_offset == 1
     assert values(target, again) == []
@@ -85,5 +86,5 @@ def test_a_target_topic_is_recreated_in_the_middle_of_a_transaction(
     assert positions(config)[again, 0].next_offset == 1
     settle_fault(config, (again, 0))
     catch_up(eomirror, config)
-    assert values(target, again) == [*(b"first-%d" % n for n in range(4)), *(b"second-%d" % n for n in range(3))]
+    assert values(target, again) == [*(b"first-%d" % n for n in range(4)), *second]
     assert_promise(eomirror, config, source, target, [fine], least=5)
