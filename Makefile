@@ -12,7 +12,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -q
 LOCKED := $(VENV)/.locked
 BUILT := $(VENV)/.built
 KERNEL := setup.py pyproject.toml $(wildcard eomirror/*.pyx eomirror/*.pxd eomirror/fastpath/*)
-KAFKA := .work/kafka/$(shell sha256sum pom.xml | cut -c1-16).stamp
+STAMP = $(shell sha256sum $(1) | cut -c1-16).stamp
+KAFKA := .work/kafka/$(call STAMP,pom.xml) .work/kafka-3.9/$(call STAMP,pom-3.9.xml)
 COMMA := ,
 FUZZ_SECONDS ?= 60
 SKIPPED := $(subst $(COMMA), ,$(ALLOW_SKIP))
@@ -40,14 +41,16 @@ $(BUILT): $(LOCKED) $(KERNEL) | prereqs
 	@touch $@
 
 .PHONY: kafka
-kafka: $(KAFKA) ## Kafka's jars for the test clusters, in .work/kafka/libs
+kafka: $(KAFKA) ## Kafka's jars for the test clusters, in .work/kafka/libs and .work/kafka-3.9/libs
 
+.work/kafka/%.stamp: POM = pom.xml
+.work/kafka-3.9/%.stamp: POM = pom-3.9.xml
 $(KAFKA): | prereqs
-	@echo "Kafka's jars"
-	@rm -rf .work/kafka
-	@mkdir -p .work/kafka
-	@mvn -B -q -f pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.work/kafka/libs \
-		> .work/kafka/maven.log 2>&1 || { cat .work/kafka/maven.log; exit 1; }
+	@echo "Kafka's jars ($(POM))"
+	@rm -rf $(@D)
+	@mkdir -p $(@D)
+	@mvn -B -q -f $(POM) dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(@D)/libs \
+		> $(@D)/maven.log 2>&1 || { cat $(@D)/maven.log; exit 1; }
 	@touch $@
 
 .PHONY: demo

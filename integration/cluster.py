@@ -1,162 +1,67 @@
-"""Single-node Kafka clusters (KRaft, broker and controller in one JVM) on loopback, from the jars of `make kafka`.
+"""Kafka clusters (KRaft) on loopback, from the jars of `make kafka`. One node is the rule:
 
     with Cluster.start("source", folder) as source:
         source.create_topic("orders", partitions=3)
         source.kill(); source.restart()
 
-A cluster lives in one folder: `server.properties`, `kafka.log` and `data/`, whose segment files may be read by tests.
-Its JVM dies with the process that started it, however that one dies (see tether.py).
+Node 1 is broker and controller in one JVM. More nodes are brokers only, so each of them can be taken away while the
+controller stays; `node=2` names one where the verbs without it mean all:
+
+    with Cluster.start("target", folder, nodes=2) as target:
+        target.create_topic("orders", replicas=[[2, 1], [1, 2]])
+        target.kill(node=2); target.restart(node=2)
+
+What a cluster keeps about groups and transactions lies on node 1. Node 1 has `folder`, node n `folder/node-n`.
 """
 
 from __future__ import annotations
 
-import atexit
 import base64
-import contextlib
-import os
-import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewPartitions,
-    NewTopic,
-    OffsetSpec,
-)
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import NewTopic
 
-ROOT = Path(__file__).resolve().parent.parent
-TETHER = Path(__file__).with_name("tether.py")
+from .node import NEWEST, ROOT, SERVER, ClusterError, Node, free_ports, java, kafka_jars, run_tool, tethered
+from .questions import Questions
+
+__all__ = ["ROOT", "Cluster", "ClusterError", "free_ports", "java", "kafka_jars", "start_pair", "tethered"]
+
 START_TIMEOUT = 90.0  # seconds; a busy machine with two cores takes about 5
 
-# Ports below the kernel's ephemeral range: an outgoing connection can never sit on the port of a broker that is down.
-PORTS = range(20000, 32000)
-
-SERVER: dict[str, object] = {
-    "process.roles": "broker,controller",
-    "node.id": 1,
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    "controller.listener.names": "CONTROLLER",
-    "inter.broker.listener.name": "PLAINTEXT",
-    "auto.create.topics.enable": "false",
-    "default.replication.factor": 1,
-    "min.insync.replicas": 1,
-    "offsets.topic.replication.factor": 1,
-    "offsets.topic.num.partitions": 4,
-    "transaction.state.log.replication.factor": 1,
-    "transaction.state.log.min.isr": 1,
-    "transaction.state.log.num.partitions": 8,
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
-    "share.coordinator.state.topic.replication.factor": 1,
-    "share.coordinator.state.topic.min.isr": 1,
-    "share.coordinator.state.topic.num.partitions": 4,
-    "group.initial.rebalance.delay.ms": 0,
-    # A broker that was SIGKILLed is let back in only when the session of its predecessor is over.
-    "broker.session.timeout.ms": 4000,
-    "broker.heartbeat.interval.ms": 500,
-    # A cleaner that looks often and needs little of the small heap: compaction is over in a second or two.
-    "log.cleaner.backoff.ms": 200,
-    "log.cleaner.dedupe.buffer.size": 8 * 1024 * 1024,
-    # Tests choose old timestamps; only a topic that asks for retention loses records by age.
-    "log.retention.ms": -1,
-    "log.initial.task.delay.ms": 500,
-    "log.retention.check.interval.ms": 1000,
-    "num.network.threads": 2,
-    "num.io.threads": 4,
-    "background.threads": 2,
-    "num.recovery.threads.per.data.dir": 1,
+# Everybody is User:ANONYMOUS without SASL, and may do all that no rule speaks of.
+ACLS = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
 }
 
 
-class ClusterError(Exception):
-    """A cluster did not start or did not answer; the message ends with the tail of its log."""
+class Cluster(Questions):
+    """The nodes of one cluster. Made by `start`, or by `launch` (does not wait) followed by `wait_ready`."""
 
-
-def java() -> str:
-    """The java command: $JAVA_HOME/bin/java, else the one on PATH. Raises ClusterError if there is none."""
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if not found:
-        raise ClusterError(
-            'no java command\nhint: A JDK 17 or newer is needed. Run "make prereqs" to see what is missing.'
-        )
-    return found
-
-
-def kafka_jars() -> Path:
-    """The folder of Kafka's jars: $EOMIRROR_KAFKA_LIBS or .work/kafka/libs. Raises ClusterError if they are missing."""
-    folder = Path(os.environ.get("EOMIRROR_KAFKA_LIBS") or ROOT / ".work" / "kafka" / "libs")
-    if not any(folder.glob("kafka_2.13-*.jar")):
-        raise ClusterError(f'{folder}: no Kafka jars\nhint: Run "make kafka" to fetch them.')
-    return folder
-
-
-def free_ports(count: int) -> list[int]:
-    """That many loopback ports on which nothing listens, outside the kernel's ephemeral range."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, 400):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise ClusterError(f"no {count} free ports in {PORTS.start}-{PORTS.stop}")
-
-
-def tethered(command: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """The command wrapped so that it dies with the calling thread."""
-    return [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *map(str, command)]
-
-
-class Cluster:
-    """One broker process and its folder. Made by `start`, or by `launch` (does not wait) followed by `wait_ready`."""
-
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        jars: Path,
-        *,
-        heap_mb: int,
-        quick: bool,
-        tether: bool,
-        overrides: Mapping[str, object],
-    ) -> None:
+    def __init__(self, name: str, folder: Path, release: str, features: Mapping[str, int], settings: Any) -> None:
+        super().__init__()
         self.name = name
         self.folder = folder
-        self.log_dir = folder / "data"
-        self.log_file = folder / "kafka.log"
-        self.properties = folder / "server.properties"
+        self.nodes: dict[int, Node] = {}
         # A leading dash would be read as an option by the format command.
         self.cluster_id = "e" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:21]
-        self.port, self.controller_port = 0, 0
-        self._jars = jars
-        self._heap_mb = heap_mb
-        self._quick = quick
-        self._tether = tether
-        self._overrides = dict(overrides)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._admin: AdminClient | None = None
-        self._paused = False
+        self._jars = kafka_jars(release)
+        self._features = features
+        self._settings = settings
+        self._controller_port = 0
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def start(cls, name: str, folder: Path | str, jars: Path | None = None, **options: Any) -> Cluster:
+    def start(cls, name: str, folder: Path | str, **options: Any) -> Cluster:
         """A formatted, running cluster that answers. For the options see `launch`. Raises ClusterError."""
-        cluster = cls.launch(name, folder, jars, **options)
+        cluster = cls.launch(name, folder, **options)
         cluster.wait_ready()
         return cluster
 
@@ -165,52 +70,67 @@ class Cluster:
         cls,
         name: str,
         folder: Path | str,
-        jars: Path | None = None,
         *,
+        nodes: int = 1,
+        release: str = NEWEST,
+        transaction_version: int | None = None,
+        acls: bool = False,
         heap_mb: int = 512,
         quick: bool = True,
         tether: bool = True,
         overrides: Mapping[str, object] | None = None,
         **server: object,
     ) -> Cluster:
-        """Formats the storage and starts the JVM; `wait_ready` must follow. Two clusters are up sooner this way.
+        """Formats the storage and starts the JVMs; `wait_ready` must follow. Two clusters are up sooner this way.
 
-        heap_mb  the JVM's heap in MiB
+        nodes    how many, numbered from 1
+        release  one of RELEASES; 3.9 knows transactions version 1 only
+        transaction_version   1 or 2, the feature level; None is the release's own
+        acls     True for an authorizer, so that `deny` works
+        heap_mb  each JVM's heap in MiB
         quick    JVM flags for a quick start (first-tier compiler, serial collector); False for benchmarks
-        tether   False leaves the broker running when this process ends
+        tether   False leaves the brokers running when this process ends
         overrides, **server   server.properties beyond SERVER, dots in keys (`**{"log.roll.ms": 5}`); None removes a key
         """
-        folder = Path(folder)
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        cluster = cls(
-            name,
-            folder,
-            jars or kafka_jars(),
-            heap_mb=heap_mb,
-            quick=quick,
-            tether=tether,
-            overrides={**(overrides or {}), **server},
-        )
-        cluster.port, cluster.controller_port = free_ports(2)
-        cluster._write_properties()
-        cluster._format()
-        cluster._spawn()
+        features = {} if transaction_version is None else {"transaction.version": transaction_version}
+        settings = {**(ACLS if acls else {}), **(overrides or {}), **server}
+        cluster = cls(name, Path(folder), release, features, settings)
+        ports = free_ports(nodes + 1)
+        cluster._controller_port = ports[0]
+        for number in range(1, nodes + 1):
+            node = Node(
+                name if nodes == 1 else f"{name} node {number}",
+                number,
+                cluster.folder if number == 1 else cluster.folder / f"node-{number}",
+                cluster._jars,
+                ports[number],
+                heap_mb=heap_mb,
+                quick=quick,
+                tether=tether,
+            )
+            node.format(cluster.cluster_id, cluster._controller_port, settings, features)
+            node.spawn()
+            cluster.nodes[number] = node
         return cluster
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
-        """Returns when the broker is registered and its transaction coordinator answers. Raises ClusterError."""
+        """Returns when every running broker is registered and transaction coordinators answer. Raises ClusterError."""
         deadline = time.monotonic() + timeout
-        while not self._listens():
-            self._check_alive()
-            if time.monotonic() > deadline:
-                raise ClusterError(self._report(f"no answer on {self.bootstrap} within {timeout:.0f} s"))
-            time.sleep(0.05)
-        cause: object = "no answer"
+        for node in self._running():
+            while not node.listens:
+                node.check_alive()
+                if time.monotonic() > deadline:
+                    raise ClusterError(node.report(f"no answer on {node.address} within {timeout:.0f} s"))
+                time.sleep(0.05)
+        cause: object = "not all brokers are registered"
         while time.monotonic() < deadline:
-            self._check_alive()
+            running = self._running()
+            for node in running:
+                node.check_alive()
             try:
-                nodes = self.admin.describe_cluster(request_timeout=5).result(10).nodes
-                if nodes:
+                there = {node.id for node in self.admin.describe_cluster(request_timeout=5).result(10).nodes}
+                if there >= {node.number for node in running}:
+                    self._place_coordinators()
                     # The first InitProducerId creates the transaction state topic and loads the coordinator.
                     probe = Producer(
                         self.client({"transactional.id": "harness.ready", "transaction.timeout.ms": 10000})
@@ -220,48 +140,46 @@ class Cluster:
             except KafkaException as error:
                 cause = error
             time.sleep(0.1)
-        raise ClusterError(self._report(f"not ready within {timeout:.0f} s: {cause}"))
+        raise ClusterError(self._first.report(f"not ready within {timeout:.0f} s: {cause}"))
 
-    def stop(self, timeout: float = 30.0) -> None:
-        """SIGTERM and wait; SIGKILL if the broker takes longer than that many seconds. Does nothing if it is down."""
-        process = self._process
-        if process is None:
-            return
-        self.resume()
-        process.terminate()
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._gone()
+    def stop(self, timeout: float = 30.0, *, node: int | None = None) -> None:
+        """SIGTERM and wait; SIGKILL if a broker takes longer than that many seconds. Does nothing if it is down."""
+        for each in reversed(self._chosen(node)):  # the controller last: brokers ask it whether they may go
+            each.stop(timeout)
 
-    def kill(self) -> None:
+    def kill(self, *, node: int | None = None) -> None:
         """SIGKILL: the broker writes nothing more, not even its clean-shutdown file."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._gone()
+        for each in self._chosen(node):
+            each.kill()
 
-    def restart(self, timeout: float = START_TIMEOUT) -> None:
+    def restart(self, timeout: float = START_TIMEOUT, *, node: int | None = None) -> None:
         """The same ports, cluster id and data again; stops the broker first if it is up."""
-        self.stop()
-        self._spawn()
+        self.stop(node=node)
+        for each in self._chosen(node):
+            each.spawn()
         self.wait_ready(timeout)
 
-    def pause(self) -> None:
+    def pause(self, *, node: int | None = None) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
-        self._paused = True
+        for each in self._chosen(node):
+            each.pause()
 
-    def resume(self) -> None:
+    def resume(self, *, node: int | None = None) -> None:
         """SIGCONT after `pause`; does nothing otherwise."""
-        if self._paused:
-            self._paused = False
-            self._signal(signal.SIGCONT)
+        for each in self._chosen(node):
+            each.resume()
+
+    def recover(self) -> None:
+        """Resumes and restarts whatever a test has left paused or down."""
+        self.resume()
+        down = [node for node in self.nodes.values() if not node.running]
+        for node in down:
+            node.spawn()
+        if down:
+            self.wait_ready()
 
     def remove(self) -> None:
-        """Stops the broker at once and deletes its folder."""
+        """Stops the brokers at once and deletes their folders."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -275,202 +193,69 @@ class Cluster:
 
     @property
     def bootstrap(self) -> str:
-        """host:port for clients."""
-        return f"127.0.0.1:{self.port}"
+        """host:port for clients, with commas between."""
+        return ",".join(node.address for node in self.nodes.values())
+
+    @property
+    def port(self) -> int:
+        """Node 1's port."""
+        return self._first.port
 
     @property
     def pid(self) -> int:
-        """The broker's process id. Raises ClusterError if it is down."""
-        if self._process is None:
-            raise ClusterError(f"{self.name}: the broker is down")
-        return self._process.pid
+        """Node 1's process id. Raises ClusterError if it is down."""
+        return self._first.pid
+
+    @property
+    def log_dir(self) -> Path:
+        """Where node 1 keeps its partitions."""
+        return self._first.log_dir
+
+    @property
+    def log_file(self) -> Path:
+        """Node 1's kafka.log."""
+        return self._first.log_file
 
     @property
     def running(self) -> bool:
-        """True while the JVM lives."""
-        return self._process is not None and self._process.poll() is None
-
-    def client(self, more: Mapping[str, object] | None = None) -> dict[str, object]:
-        """A confluent-kafka configuration for this cluster that says nothing on stderr."""
-        return {"bootstrap.servers": self.bootstrap, "log_level": 0, "error_cb": _silent, **(more or {})}
-
-    def producer(self, more: Mapping[str, object] | None = None) -> Producer:
-        """A producer for this cluster that is connected: one that asks for its producer id before it has a connection
-        asks again only half a second later."""
-        producer = Producer(self.client(more))
-        producer.list_topics(timeout=30)
-        return producer
-
-    @property
-    def admin(self) -> AdminClient:
-        """One AdminClient per cluster; it outlives the futures that it hands out."""
-        if self._admin is None:
-            self._admin = AdminClient(self.client({"socket.timeout.ms": 10000, "reconnect.backoff.max.ms": 500}))
-        return self._admin
-
-    def create_topic(self, topic: str, partitions: int = 1, config: Mapping[str, object] | None = None) -> None:
-        """Creates the topic and returns when its leaders answer. Raises KafkaException."""
-        settings = {key: str(value) for key, value in (config or {}).items()}
-        wanted = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=settings)
-        self.admin.create_topics([wanted])[topic].result(30)
-        self._await_leaders(topic, partitions)
-
-    def _await_leaders(self, topic: str, partitions: int) -> None:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                self.end_offsets(topic, partitions=partitions)
-                return
-            except KafkaException:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
-    def delete_topic(self, topic: str) -> None:
-        """Deletes the topic and returns when it is gone from the metadata. Raises KafkaException."""
-        self.admin.delete_topics([topic])[topic].result(30)
-        deadline = time.monotonic() + 30
-        while topic in self.topics():
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{self.name}: {topic} is still there 30 s after its deletion")
-            time.sleep(0.05)
-
-    def add_partitions(self, topic: str, total: int) -> None:
-        """Raises the partition count to `total` and returns when the new leaders answer. Raises KafkaException."""
-        self.admin.create_partitions([NewPartitions(topic, total)])[topic].result(30)
-        self._await_leaders(topic, total)
-
-    def set_config(self, topic: str, config: Mapping[str, object]) -> None:
-        """Sets these topic settings and leaves the others alone."""
-        entries = [
-            ConfigEntry(key, str(value), incremental_operation=AlterConfigOpType.SET) for key, value in config.items()
-        ]
-        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
-        self.admin.incremental_alter_configs([resource])[resource].result(30)
-
-    def config(self, topic: str) -> dict[str, str]:
-        """All settings of the topic as the broker reports them."""
-        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        entries = self.admin.describe_configs([resource])[resource].result(30)
-        return {key: entry.value for key, entry in entries.items()}
-
-    def topics(self) -> dict[str, int]:
-        """Topic -> partition count, internal ones included."""
-        metadata = self.admin.list_topics(timeout=30)
-        return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
-
-    def partitions(self, topic: str) -> int:
-        """The topic's partition count. Raises KeyError if there is no such topic."""
-        return self.topics()[topic]
-
-    def end_offsets(self, topic: str, *, committed: bool = False, partitions: int | None = None) -> dict[int, int]:
-        """Partition -> end offset: the high watermark, or with committed=True the last stable offset."""
-        return self._offsets(topic, OffsetSpec.latest(), committed, partitions)
-
-    def start_offsets(self, topic: str, *, partitions: int | None = None) -> dict[int, int]:
-        """Partition -> log start offset."""
-        return self._offsets(topic, OffsetSpec.earliest(), False, partitions)
-
-    def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
-        """Moves the log start of each partition up to the given offset, as retention does."""
-        wanted = [TopicPartition(topic, partition, offset) for partition, offset in before.items()]
-        for future in self.admin.delete_records(wanted).values():
-            future.result(30)
+        """True while all JVMs live."""
+        return all(node.running for node in self.nodes.values())
 
     def segments(self, topic: str, partition: int) -> list[Path]:
-        """The .log files of a partition as they lie on disk, oldest first."""
-        return sorted((self.log_dir / f"{topic}-{partition}").glob("*.log"))
+        """The .log files of a partition as node 1 has them on disk, oldest first."""
+        return self._first.segments(topic, partition)
 
     def tool(self, main_class: str, *arguments: str, timeout: float = 60.0) -> str:
         """Runs one of Kafka's own tools and returns its stdout. Raises ClusterError with its stderr."""
-        command = [
-            java(),
-            "-Xmx128m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            f"{self._jars}/*",
-            main_class,
-        ]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
-        if done.returncode != 0:
-            raise ClusterError(f"{self.name}: {main_class} exited {done.returncode}\n{done.stdout}{done.stderr}")
-        return done.stdout
+        return run_tool(self._jars, main_class, *arguments, timeout=timeout)
 
     def log_tail(self, lines: int = 30) -> str:
-        """The last lines of kafka.log."""
-        if not self.log_file.exists():
-            return ""
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+        """The last lines of node 1's kafka.log."""
+        return self._first.log_tail(lines)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _offsets(self, topic: str, spec: OffsetSpec, committed: bool, partitions: int | None) -> dict[int, int]:
-        count = self.partitions(topic) if partitions is None else partitions
-        isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        wanted = {TopicPartition(topic, partition): spec for partition in range(count)}
-        futures = self.admin.list_offsets(wanted, isolation_level=isolation, request_timeout=10)
-        try:
-            return {tp.partition: future.result(15).offset for tp, future in futures.items()}
-        except KafkaException as error:
-            if error.args[0].code() in (KafkaError._NOENT, KafkaError._UNKNOWN_PARTITION):
-                self._admin = None  # a client that asked too early goes on for half a minute saying so
-            raise
+    @property
+    def _first(self) -> Node:
+        return self.nodes[1]
 
-    def _write_properties(self) -> None:
-        settings: dict[str, object] = {
-            **SERVER,
-            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "log.dirs": self.log_dir,
-            **self._overrides,
-        }
-        lines = [f"{key}={value}" for key, value in settings.items() if value is not None]
-        self.properties.write_text("\n".join(lines) + "\n")
+    def _chosen(self, node: int | None) -> list[Node]:
+        return list(self.nodes.values()) if node is None else [self.nodes[node]]
 
-    def _format(self) -> None:
-        self.tool("kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(self.properties))
+    def _running(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.running]
 
-    def _spawn(self) -> None:
-        flags = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+ExitOnOutOfMemoryError"]
-        flags += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"] if self._quick else ["-XX:+UseG1GC"]
-        flags += ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"]
-        command: list[str] = [java(), *flags, "-cp", f"{self._jars}/*", "kafka.Kafka", str(self.properties)]
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                tethered(command) if self._tether else command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-        if self._tether:
-            _LIVE.add(self)
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def _check_alive(self) -> None:
-        if self._process is None or self._process.poll() is not None:
-            code = None if self._process is None else self._process.returncode
-            self._gone()
-            raise ClusterError(self._report(f"the broker ended with {code}"))
-
-    def _report(self, cause: str) -> str:
-        return f"{self.name}: {cause}\nhint: The end of {self.log_file}:\n{self.log_tail()}"
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def _gone(self) -> None:
-        self._process = None
-        self._paused = False
-        _LIVE.discard(self)
+    def _place_coordinators(self) -> None:
+        """Puts the state of groups and transactions on node 1, where there is a choice."""
+        if len(self.nodes) == 1:
+            return
+        known = self.topics()
+        for topic, key in (("__transaction_state", "transaction.state.log"), ("__consumer_offsets", "offsets.topic")):
+            if topic not in known:
+                config = {"cleanup.policy": "compact", "compression.type": "uncompressed"}
+                placed = [[1]] * int(str(SERVER[f"{key}.num.partitions"]))
+                wanted = NewTopic(topic, num_partitions=len(placed), replica_assignment=placed, config=config)
+                self.admin.create_topics([wanted])[topic].result(30)
 
 
 def start_pair(
@@ -488,16 +273,3 @@ def start_pair(
             cluster.kill()
         raise
     return launched[0], launched[1]
-
-
-def _silent(*_: object) -> None:
-    """librdkafka's complaints while a broker is down are expected here."""
-
-
-_LIVE: set[Cluster] = set()
-
-
-@atexit.register
-def _kill_all() -> None:
-    for cluster in list(_LIVE):
-        cluster.kill()

@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: two clusters for the whole session, unique names, the CLI as a real process."""
+"""Fixtures of the integration tests: clusters for the whole session, unique names, the CLI as a real process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from .cluster import ROOT, Cluster, start_pair
+from .cluster import ROOT, Cluster
+from .fleet import SOURCE, TRANSACTION_VERSIONS, Fleet, single_target
 from .process import Eomirror, write_config
 
 _SERIAL = itertools.count()
@@ -31,31 +32,35 @@ def work_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def clusters(work_folder: Path) -> Iterator[tuple[Cluster, Cluster]]:
-    """The session's source and target cluster, started side by side."""
-    source, target = start_pair(work_folder)
-    yield source, target
-    source.kill()
-    target.kill()
+def fleet(work_folder: Path) -> Iterator[Fleet]:
+    """The session's clusters; one that no test needs is not started."""
+    clusters = Fleet(work_folder)
+    yield clusters
+    clusters.close()
 
 
 @pytest.fixture
-def source(clusters: tuple[Cluster, Cluster]) -> Cluster:
-    """The source cluster, up. A test that killed or paused it has it back for the next one."""
-    return _up(clusters[0])
+def transaction_version() -> int:
+    """The target's feature level. Tests marked with `both_versions` run once with each."""
+    return TRANSACTION_VERSIONS[0]
 
 
 @pytest.fixture
-def target(clusters: tuple[Cluster, Cluster]) -> Cluster:
+def clusters(fleet: Fleet, transaction_version: int) -> tuple[Cluster, ...]:
+    """Source and target cluster, up. A test that killed or paused one has it back for the next one."""
+    return fleet.up(SOURCE, single_target(transaction_version))
+
+
+@pytest.fixture
+def source(clusters: tuple[Cluster, ...]) -> Cluster:
+    """The source cluster, up."""
+    return clusters[0]
+
+
+@pytest.fixture
+def target(clusters: tuple[Cluster, ...]) -> Cluster:
     """The target cluster, up."""
-    return _up(clusters[1])
-
-
-def _up(cluster: Cluster) -> Cluster:
-    cluster.resume()
-    if not cluster.running:
-        cluster.restart()
-    return cluster
+    return clusters[1]
 
 
 @pytest.fixture

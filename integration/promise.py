@@ -225,6 +225,11 @@ def contents(
     return found
 
 
+def values(cluster: Cluster, topic: str, partition: int = 0) -> list[bytes | None]:
+    """The values of all committed records of a partition."""
+    return [content[1] for _, content in contents(cluster, [topic])[topic, partition]]
+
+
 def produce(cluster: Cluster, topic: str, *records: tuple[bytes | None, bytes | None], partition: int = 0) -> None:
     """Each record (key, value) in a batch of its own."""
     producer = cluster.producer({"enable.idempotence": True, "batch.num.messages": 1, "linger.ms": 0})
@@ -281,6 +286,12 @@ def assert_promise(
     assert moved(catch_up(eomirror, config)) == 0
     assert {topic: target.end_offsets(topic) for topic in topics} == before
     return count
+
+
+def faulted_events(run: Finished | Background) -> list[tuple[str, int, str]]:
+    """(topic, partition, reason) of each fault that a run has told."""
+    found = [event for event in log_events(run) if event["event"] == "partition.faulted"]
+    return [(event["topic"], event["partition"], event["reason"]) for event in found]
 
 
 # -- the internal topics -----------------------------------------------------------------------------------------------
@@ -342,6 +353,17 @@ def ledger_records(config: Path, target: Cluster) -> dict[int, list[tuple[bytes,
     for (_, lane), entries in contents(target, [topic]).items():
         values = [value for _, (_, value, _, _) in entries if value is not None]
         found[lane] = [(value, msgspec.json.decode(value, type=LedgerRecord)) for value in values]
+    return found
+
+
+def gaps(config: Path, target: Cluster) -> dict[Place, list[tuple[int, int, Reason | None]]]:
+    """(topic, partition) -> the gaps that the ledger has of it: first offset, next offset, reason."""
+    found: dict[Place, list[tuple[int, int, Reason | None]]] = {}
+    for records in ledger_records(config, target).values():
+        for route in (route for _, record in records for route in record.routes):
+            for gap in route.tally.gaps:
+                place = route.source_topic, route.source_partition
+                found.setdefault(place, []).append((gap.first, gap.next, gap.reason))
     return found
 
 

@@ -1,15 +1,20 @@
-"""Rewrites what lies in a stopped broker's log: consumers find other records there, with right checksums."""
+"""Rewrites what lies in a stopped broker's log: other records with right checksums, or batches that nobody can read.
+
+The broker must have been stopped by SIGTERM: one that died looks through its log, and cuts it where a batch is wrong.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference_format import Rec, write_batch, write_record
+from tests.reference_format import Rec, with_right_crc, write_batch, write_record
 
-from .rawlog import HEADER, Record, batches, records, segments
+from .rawlog import HEADER, Batch, Record, batches, partition_batches, records, segments
 
 Records = dict[int, Record]
+
+ATTRIBUTES = 21  # where they begin in a batch
 
 
 def tamper(folder: Path, edit: Callable[[Records], None]) -> None:
@@ -27,6 +32,38 @@ def tamper(folder: Path, edit: Callable[[Records], None]) -> None:
     for pattern in ("*.index", "*.timeindex"):
         for index in folder.glob(pattern):
             index.unlink()
+
+
+def corrupt(folder: Path, offset: int) -> Batch:
+    """Flips a bit in the last record of the batch that holds this offset, beside its CRC. Returns the batch."""
+    batch = _holding(folder, offset)
+    _patch(batch, lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]))
+    return batch
+
+
+def give_codec(folder: Path, offset: int, codec: int) -> Batch:
+    """Says in the batch that holds this offset, under a right CRC, that it has this codec. Returns the batch."""
+    batch = _holding(folder, offset)
+    low = ATTRIBUTES + 1  # the codec is in the low bits of an int16
+
+    def claim(raw: bytes) -> bytes:
+        return with_right_crc(raw[:low] + bytes([raw[low] & ~7 | codec]) + raw[low + 1 :])
+
+    _patch(batch, claim)
+    return batch
+
+
+def _holding(folder: Path, offset: int) -> Batch:
+    return next(batch for batch in partition_batches(folder) if batch.base_offset <= offset <= batch.last_offset)
+
+
+def _patch(batch: Batch, change: Callable[[bytes], bytes]) -> None:
+    with batch.path.open("r+b") as file:
+        file.seek(batch.position)
+        raw = change(file.read(batch.size))
+        assert len(raw) == batch.size
+        file.seek(batch.position)
+        file.write(raw)
 
 
 def _batch(raw: bytes, known: Records) -> bytes:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eomirror.errors import Reason
-from eomirror.records import Gap, State
+from eomirror.records import State
 
 from .cluster import Cluster
-from .process import Background, Eomirror
+from .fleet import both_versions
+from .process import Eomirror
 from .promise import (
     SMALL,
     Load,
@@ -18,26 +19,18 @@ from .promise import (
     catch_up,
     contents,
     ends,
+    faulted_events,
     faults,
-    ledger_records,
-    log_events,
+    gaps,
     positions,
     produce,
     settle_fault,
     settled,
+    values,
     wait_until,
 )
 
-
-def values(cluster: Cluster, topic: str) -> list[bytes | None]:
-    """The values of all committed records of partition 0."""
-    return [content[1] for _, content in contents(cluster, [topic])[topic, 0]]
-
-
-def faulted_events(run: Background) -> list[tuple[str, int, str]]:
-    """(topic, partition, reason) of each fault that a run has told."""
-    found = [event for event in log_events(run) if event["event"] == "partition.faulted"]
-    return [(event["topic"], event["partition"], event["reason"]) for event in found]
+pytestmark = both_versions
 
 
 def test_a_gap_at_the_source_stops_its_partition_alone(
@@ -72,14 +65,7 @@ def test_a_gap_at_the_source_stops_its_partition_alone(
     assert faults(config) == {}
     theirs = contents(target, [gone])
     assert [c for _, c in theirs[gone, 0][before:]] == [c for _, c in contents(source, [gone])[gone, 0]]
-    gaps = [
-        gap
-        for records in ledger_records(config, target).values()
-        for _, record in records
-        for route in record.routes
-        for gap in route.tally.gaps
-    ]
-    assert gaps == [Gap(position, first, Reason.SOURCE_GAP, "test")]
+    assert gaps(config, target) == {(gone, 0): [(position, first, Reason.SOURCE_GAP)]}
 
 
 def test_a_gap_is_accepted_while_the_flow_runs(
@@ -235,14 +221,7 @@ def test_what_the_target_refuses_is_left_out_alone(
     settle_fault(config, (topic, 0))
     catch_up(eomirror, config)
     assert values(target, topic) == [b"1", b"2", b"3", b"4"]  # and so is what is behind it
-    gaps = [
-        (gap.first, gap.next)
-        for records in ledger_records(config, target).values()
-        for _, record in records
-        for route in record.routes
-        for gap in route.tally.gaps
-    ]
-    assert gaps == [(2, 3)]
+    assert gaps(config, target) == {(topic, 0): [(2, 3, Reason.TARGET_REFUSED)]}
 
 
 def test_a_topic_deleted_at_the_source_is_told(

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from confluent_kafka.admin import AclOperation
+
+from eomirror.brokers import Brokers
+from eomirror.wire import Address, TcpNetwork
 
 from .cluster import ROOT, Cluster, kafka_jars
+from .fleet import OLD_TARGET, Fleet, single_target, wide_target
+from .promise import contents, produce
 from .suite import Counts, counts_of, counts_of_checks
 
 PARENT = """
@@ -56,6 +62,50 @@ def test_a_broker_dies_with_its_sigkilled_parent(tmp_path: Path) -> None:
     assert not broker.is_running()
 
 
+def test_a_node_is_taken_away_and_given_back(fleet: Fleet, name: str) -> None:
+    (cluster,) = fleet.up(wide_target(2))
+    assert set(cluster.leaders("__transaction_state").values()) == {1}
+    cluster.create_topic(name, replicas=[[2, 1], [1, 2]])
+    assert cluster.leaders(name) == {0: 2, 1: 1}
+    cluster.kill(node=2)
+    cluster.await_leader(name, 0, 1)
+    produce(cluster, name, (b"k", b"while node 2 is away"))
+    cluster.restart(node=2)
+    cluster.await_in_sync(name, 0, {1, 2})
+    assert cluster.leaders(name)[0] == 1
+    cluster.elect(name, 0)
+    cluster.await_leader(name, 0, 2)
+    assert [value for _, (_, value, _, _) in contents(cluster, [name])[name, 0]] == [b"while node 2 is away"]
+
+
+def test_a_right_is_taken_away_and_given_back(source: Cluster, name: str) -> None:
+    source.create_topic(name)
+
+    def write() -> str | None:
+        failed: list[str | None] = []
+        producer = source.producer({"linger.ms": 0})
+        producer.produce(name, b"v", on_delivery=lambda error, _: failed.append(error and error.name()))
+        assert producer.flush(30) == 0
+        return failed[0]
+
+    assert write() is None
+    source.deny(name, AclOperation.WRITE)
+    assert write() == "TOPIC_AUTHORIZATION_FAILED"
+    assert source.end_offsets(name) == {0: 1}  # only what was denied
+    source.permit(name)
+    assert write() is None
+
+
+def test_a_cluster_has_the_release_and_the_features_that_were_chosen(fleet: Fleet) -> None:
+    kinds = {single_target(2): 2, single_target(1): 1, OLD_TARGET: 0}
+    for cluster, version in zip(fleet.up(*kinds), kinds.values(), strict=True):
+        brokers = Brokers(cluster.name, [Address("127.0.0.1", cluster.port)], "test", TcpNetwork())
+        features = brokers.at(Address("127.0.0.1", cluster.port)).features
+        brokers.close()
+        assert features is not None
+        assert features.get("transaction.version", 0) == version
+
+
 @pytest.mark.parametrize(
     ("report", "code", "counts"),
     [
@@ -76,6 +126,7 @@ def test_the_suite_counts_what_pytest_reported(tmp_path: Path, report: str | Non
 def test_the_jars_are_kafka_itself() -> None:
     names = {path.name.rsplit("-", 1)[0] for path in kafka_jars().glob("*.jar")}
     assert {"kafka_2.13", "connect-mirror", "connect-runtime", "kafka-tools", "slf4j-simple"} <= names
+    assert {path.name for path in kafka_jars("3.9").glob("kafka_2.13-*.jar")} == {"kafka_2.13-3.9.2.jar"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from eomirror.errors import Reason
 from eomirror.wire import Address, TcpNetwork
 
 from .cluster import Cluster
+from .fleet import both_versions
 from .process import Background, Eomirror
 from .promise import (
     SMALL,
@@ -34,6 +35,8 @@ from .promise import (
     settle_fault,
     wait_until,
 )
+
+pytestmark = both_versions
 
 Topics = dict[str, int]
 
