@@ -121,7 +121,7 @@ def check_internal(
                 f"{place}: producer {producer.producer_id} epoch {producer.epoch} has a transaction open from offset "
                 f"{producer.open_from} although its coordinator says complete; the partition lacks its marker "
                 f"(coordinator epoch {max(producer.coordinator_epoch, 0)})",
-                hint="Write the marker that the other partitions of this transaction have, as docs/operating.md shows "
+                hint="Write the marker that the other partitions of this transaction have, as docs/operations.md shows "
                 "under MARKER_LOST, and start again.",
             )
 
