@@ -15,7 +15,7 @@ import msgspec
 
 from eomirror import _fastpath
 from eomirror.brokers import READ_COMMITTED, Brokers, Metadata, topic_uuid
-from eomirror.errors import BrokerError, ConnectionLost
+from eomirror.errors import BrokerError, ConnectionLost, EomirrorError
 from eomirror.model import RouteKey
 from eomirror.wire import FETCH
 
@@ -92,24 +92,24 @@ def walk(records: memoryview, position: int, aborted: Sequence[tuple[int, int]])
 
 def oldest(
     brokers: Brokers, metadata: Metadata, wanted: Mapping[RouteKey, tuple[int, int]], deadline: float
-) -> dict[RouteKey, Oldest | None]:
-    """The oldest committed record of each partition between (position, end); None where that cannot be known.
-
-    It cannot be known where the leader is away or refuses, the record has no timestamp, or the deadline (of the
-    brokers' own clock) has passed.
-    """
+) -> dict[RouteKey, Oldest | EomirrorError | None]:
+    """The oldest committed record of each partition between (position, end); the error where the leader is away or
+    refuses, None where it cannot be known: the record has no timestamp, or the deadline (of the brokers' own clock) has
+    passed."""
     return {key: _oldest(brokers, metadata, key, *span, deadline) for key, span in wanted.items()}
 
 
 def _oldest(
     brokers: Brokers, metadata: Metadata, key: RouteKey, position: int, end: int, deadline: float
-) -> Oldest | None:
+) -> Oldest | EomirrorError | None:
     while position < end:
         if brokers.network.now() >= deadline:
             return None
         try:
             step = _look(brokers, metadata, key, position, deadline)
-        except (ConnectionLost, BrokerError, ValueError):
+        except (ConnectionLost, BrokerError) as error:
+            return error
+        except ValueError:
             return None
         if step.found:
             return Oldest(step.timestamp_ms) if step.timestamp_ms >= 0 else None

@@ -76,13 +76,15 @@ class FlowReport(msgspec.Struct, frozen=True):
 
 
 class Here(msgspec.Struct, frozen=True):
-    """What the source says of a partition; `cause` tells why an offset is None."""
+    """What the source says of a partition; `cause` tells why an offset is None, `unread` why the log cannot be read at
+    the position."""
 
     topic_id: str
     start: int | None = None
     end: int | None = None
     oldest: Oldest | None = None
     cause: str | None = None
+    unread: str | None = None
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -162,12 +164,18 @@ def _look_at_source(flow: FlowConfig, stands: Standing, source: Brokers) -> dict
 
 
 def _here(
-    metadata: Metadata, key: RouteKey, start: int | BrokerError, end: int | BrokerError, oldest: Oldest | None
+    metadata: Metadata,
+    key: RouteKey,
+    start: int | BrokerError,
+    end: int | BrokerError,
+    oldest: Oldest | EomirrorError | None,
 ) -> Here:
     topic_id = metadata.topics[key[0]].topic_id
     if isinstance(start, BrokerError) or isinstance(end, BrokerError):
         cause = start if isinstance(start, BrokerError) else end
         return Here(topic_id, cause=str(cause))
+    if isinstance(oldest, EomirrorError):
+        return Here(topic_id, start, end, unread=oldest.message)
     return Here(topic_id, start, end, oldest)
 
 
@@ -266,8 +274,8 @@ def _route(
 
 
 def _note(position: PositionRecord, here: dict[RouteKey, Here] | None, there: Here | None) -> str | None:
-    """What a RETRYING partition waits for, what the source shows that a running lane would fault on, or why the end of
-    the source is not known."""
+    """What a RETRYING partition waits for, what the source shows that a running lane would fault on, or why the source
+    does not say what there is to mirror."""
     if position.state is State.RETRYING and position.trouble is not None:
         return position.trouble
     if here is None:
@@ -282,4 +290,4 @@ def _note(position: PositionRecord, here: dict[RouteKey, Here] | None, there: He
         return f"the source starts at {there.start}: offsets {position.next_offset} to {there.start - 1} are gone"
     if there.end < position.next_offset:
         return f"the source ends at {there.end}, below the position"
-    return None
+    return there.unread

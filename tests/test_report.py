@@ -53,6 +53,14 @@ def here(start: int | None, end: int | None, oldest: Oldest | None = None, **mor
     return {("orders", 0): Here(**{"topic_id": "id", **more}, start=start, end=end, oldest=oldest)}
 
 
+def test_a_log_that_cannot_be_read_is_said_to_be_that() -> None:
+    refused = "cluster paris: looking at orders[0]@10: TOPIC_AUTHORIZATION_FAILED (29)"
+    seen = only(position(10), here(0, 12, unread=refused))
+    assert (seen.state, seen.lag_records, seen.lag_seconds, seen.note) == ("ACTIVE", 2, None, refused)
+    gone = only(position(10), here(11, 12, unread=refused))
+    assert gone.note == "the source starts at 11: offsets 10 to 10 are gone"  # which says it better
+
+
 def test_nothing_left_is_caught_up() -> None:
     seen = only(position(10), here(0, 10))
     assert (seen.state, seen.lag_records, seen.lag_seconds, seen.note) == ("CAUGHT_UP", 0, 0.0, None)
