@@ -9,6 +9,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from eomirror import blocked
 from eomirror.brokers import Brokers
 from eomirror.errors import BrokerError, ConnectionLost, Fenced, Refused, Rewind, error_name
 from eomirror.records import IdentityName
@@ -28,7 +29,19 @@ NOT_AUTHORIZED: Final = frozenset({29, 31, 53})  # topic, cluster, transactional
 # The cause of a rewind for any of these: a right that was taken away may be given back.
 RIGHT_IS_MISSING: Final = "not_authorized"
 
+# A transaction that takes longer to be finished is said to block the lane; it is asked for again all the same.
+BLOCKED_SECONDS: Final = 5.0
 PAUSE_SECONDS: Final = (0.001, 0.05)  # before a question is repeated: at first, and at the longest
+
+
+def transactional_ids(flow: str, lane: int) -> list[str]:
+    """Those of a lane, a first."""
+    return [f"{prefix(flow, lane)}.{name}" for name in IDENTITIES]
+
+
+def prefix(flow: str, lane: int) -> str:
+    """What the transactional ids of a lane begin with."""
+    return f"eomirror.{flow}.{lane}"
 
 
 class Identity:
@@ -91,7 +104,7 @@ class Registrar:
         Refused where a person must change something first, and Rewind for every other doubt.
         """
         place = f"InitProducerId {identity.transactional_id}"
-        deadline = self._brokers.deadline(self._patience)
+        deadline = self._brokers.deadline(min(self._patience, BLOCKED_SECONDS))
         pause, longest = PAUSE_SECONDS
         while True:
             try:
@@ -115,9 +128,17 @@ class Registrar:
             if self._brokers.network.now() >= deadline:
                 # The coordinator has decided but cannot finish, for a leader inside the transaction is away. It alone
                 # can end this.
-                raise Rewind("blocked", f"{place}: {error_name(code)} for {self._patience:g} s")
+                raise Rewind("blocked", self._blocker(identity) or f"{place}: {error_name(code)}")
             self._brokers.network.sleep(pause)
             pause = min(pause * 2, longest)
+
+    def _blocker(self, identity: Identity) -> str | None:
+        """What the coordinator waits for, if it says."""
+        try:
+            found = blocked.unfinished(self._brokers, self.connection(identity), identity.transactional_id)
+            return None if found is None else blocked.tell(self._brokers, found)
+        except (ConnectionLost, BrokerError):
+            return None
 
     def _refuse(self, place: str, code: int) -> None:
         """Raise for the answers that only a person can change. A right that we had before may come back by itself."""

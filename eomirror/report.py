@@ -9,12 +9,13 @@ from typing import Final
 
 import msgspec
 
-from eomirror import checkpoint, lag
+from eomirror import blocked, checkpoint, lag
 from eomirror.brokers import EARLIEST, LATEST, READ_COMMITTED, Brokers, Metadata
 from eomirror.checkpoint import InternalTopics, LaneState
 from eomirror.clusters import Cluster
 from eomirror.config import FlowConfig
 from eomirror.errors import BrokerError, ConnectionLost, EomirrorError, Refused
+from eomirror.identity import transactional_ids
 from eomirror.lag import Oldest
 from eomirror.model import RouteKey, lane_of
 from eomirror.records import Fault, FlowRecord, Owner, PositionRecord, State
@@ -88,11 +89,13 @@ class Here(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What the checkpoint topic says of a flow: its lanes' states, and by lane why one could not be read."""
+    """What the checkpoint topic says of a flow: its lanes' states, and by lane why one could not be read, or cannot go
+    on before its coordinator has finished a transaction."""
 
     record: FlowRecord | None
     lanes: dict[int, LaneState]
     troubles: dict[int, str]
+    blocked: dict[int, str] = {}
 
     def positions(self) -> dict[RouteKey, PositionRecord]:
         return {key: position for state in self.lanes.values() for key, position in state.positions.items()}
@@ -101,8 +104,8 @@ class Standing(msgspec.Struct, frozen=True):
 def standing(flow: str, target: Brokers) -> Standing:
     """Read every lane of a flow. A lane whose leader is away is told in `troubles`; the others are read.
 
-    Raises ConnectionLost or BrokerError when the flow record cannot be read, Refused when an internal topic is missing
-    beside others, or holds what no lane of this flow can have written.
+    A lane that is blocked takes a second more. Raises ConnectionLost or BrokerError when the flow record cannot be
+    read, Refused when an internal topic is missing beside others, or holds what no lane of this flow can have written.
     """
     topics = InternalTopics.of(flow)
     metadata = target.metadata(topics.names())
@@ -110,12 +113,13 @@ def standing(flow: str, target: Brokers) -> Standing:
     if first is None or first.flow is None:
         return Standing(None, {}, {})
     lanes, troubles = {0: first}, {}
+    waits = {n: blocked.waiting(target, transactional_ids(flow, n)) for n in range(first.flow.lanes)}
     for number in range(1, first.flow.lanes):
         try:
             lanes[number] = checkpoint.look_lane(target, metadata, topics, number)
         except (ConnectionLost, BrokerError) as error:
             troubles[number] = error.message
-    return Standing(first.flow, lanes, troubles)
+    return Standing(first.flow, lanes, troubles, {n: why for n, why in waits.items() if why is not None})
 
 
 def look(flow: FlowConfig, source: Cluster, target: Cluster, *, stall_after: float) -> FlowReport:
@@ -206,6 +210,7 @@ def judge(
                 here,
                 selected=flow.topics.matches(key[0]),
                 unread=stands.troubles.get(lane),
+                blocker=stands.blocked.get(lane),
                 stalled_lane=idle is not None and idle > stall_after,
                 at_ms=at_ms,
                 stall_after=stall_after,
@@ -232,6 +237,7 @@ def _route(
     *,
     selected: bool,
     unread: str | None,
+    blocker: str | None,
     stalled_lane: bool,
     at_ms: int,
     stall_after: float,
@@ -255,6 +261,8 @@ def _route(
         state = CAUGHT_UP
     elif position.state is State.ACTIVE and stalled_lane and seconds is not None and seconds > stall_after:
         state = STALLED
+    if blocker is not None and position.state in (State.ACTIVE, State.RETRYING):
+        state, note = State.BLOCKED, blocker
     if not selected:
         note = "not selected by the configuration, so nobody mirrors it"
     return RouteReport(

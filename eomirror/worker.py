@@ -23,6 +23,7 @@ from eomirror.clusters import Cluster, require_transactions
 from eomirror.config import FlowConfig
 from eomirror.control import Control
 from eomirror.errors import BrokerError, ConnectionLost, EomirrorError, Exit, Fenced, Preflight, Reason, Refused, Rewind
+from eomirror.identity import prefix
 from eomirror.lane import Lane
 from eomirror.model import LaneView, Lease, Orders, RouteKey, RouteSpec, lane_of
 from eomirror.pacing import Pace
@@ -289,7 +290,7 @@ class Worker:
             target,
             Transactions(
                 target,
-                f"eomirror.{self.flow.name}.{number}",
+                prefix(self.flow.name, number),
                 transaction_timeout_ms=commit.transaction_timeout.ms,
                 step=self._step,
             ),

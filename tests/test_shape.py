@@ -21,6 +21,7 @@ LAYERS = (
     ("__version__", "_fastpath", "client_keys", "errors", "logs", "units"),
     ("document", "records", "steps", "transform", "wire"),
     ("brokers", "decode", "dialect", "ledger", "model"),
+    ("blocked",),
     ("checkpoint", "compare", "config", "ends", "identity", "lag", "pacing", "reading", "route", "source"),
     ("answers", "clusters", "faults", "pinning", "shown"),
     ("transaction",),
