@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kio.schema.write_txn_markers.v1.request import WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest
 
-from eomirror.brokers import Brokers
 from eomirror.errors import Reason
-from eomirror.wire import Address, TcpNetwork
 
 from .cluster import Cluster
 from .fleet import both_versions
@@ -23,7 +18,6 @@ from .promise import (
     SMALL,
     Load,
     Loading,
-    Place,
     assert_promise,
     catch_up,
     configured,
@@ -32,9 +26,9 @@ from .promise import (
     faults,
     lane_states,
     positions,
-    settle_fault,
     wait_until,
 )
+from .repair import repair
 
 pytestmark = both_versions
 
@@ -42,7 +36,6 @@ Topics = dict[str, int]
 
 # A broker that dies between the answer to EndTxn and the writing of a marker loses the marker (KAFKA-20734). A single
 # broker has no replica that knows better, so these tests meet it now and then, and repair it as the handbook says.
-DETAIL = re.compile(r"producer (\d+) epoch (\d+) has .* that was (committed|aborted); .*\(coordinator epoch (\d+)\)")
 REPAIRS = 5
 
 
@@ -79,32 +72,8 @@ def recovers(eomirror: Eomirror, config: Path, source: Cluster, target: Cluster,
         lost = faults(config)
         assert set(lost.values()) == {Reason.MARKER_LOST}, run.stderr
         for place in lost:
-            fault = positions(config)[place].fault
-            found = DETAIL.search(fault.detail) if fault is not None else None
-            assert found is not None, fault
-            write_marker(target, place, found)
-            settle_fault(config, place, "retry")
+            repair(config, target, place)
     raise AssertionError(f"not repaired in {REPAIRS} rounds")
-
-
-def write_marker(target: Cluster, place: Place, lost: re.Match[str]) -> None:
-    """Writes the marker that a fault's detail asks for."""
-    topic, partition = place
-    brokers = Brokers("target", [Address("127.0.0.1", target.port)], "repair", TcpNetwork())
-    leader = brokers.metadata([topic]).topics[topic].partitions[partition].node
-    assert leader is not None
-    marker: Any = WritableTxnMarker(
-        producer_id=int(lost[1]),  # type: ignore[arg-type]
-        producer_epoch=int(lost[2]),  # type: ignore[arg-type]
-        coordinator_epoch=int(lost[4]),  # type: ignore[arg-type]
-        transaction_result=lost[3] == "committed",
-        topics=(WritableTxnMarkerTopic(name=topic, partition_indexes=(partition,)),),  # type: ignore[arg-type]
-    )
-    connection = brokers.dial(brokers.address(leader))
-    response = connection.request(WriteTxnMarkersRequest(markers=(marker,)), brokers.deadline())
-    assert [int(p.error_code) for m in response.markers for t in m.topics for p in t.partitions] == [0]
-    connection.close()
-    brokers.close()
 
 
 def assert_beginning(source: Cluster, target: Cluster, topics: Topics) -> None:
