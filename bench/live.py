@@ -139,7 +139,7 @@ class Live:
 
 
 @contextmanager
-def _live(pair: Pair, scenario: Scenario, system: System, label: str) -> Iterator[Live]:
+def stream(pair: Pair, scenario: Scenario, system: System, label: str) -> Iterator[Live]:
     """Starts everything, waits until records arrive; at the end nothing of it is left running."""
     topic = f"live-{label}"
     task = pair.task(scenario, topic, label)
@@ -170,7 +170,7 @@ def latency(pair: Pair, scenario: Scenario, system: System, timing: Timing, labe
     internal = Growth([(pair.source, system.is_internal), (pair.target, system.is_internal)])
     mirrored = Growth([(pair.source, lambda name: name == f"live-{label}")])
     try:
-        with _live(pair, scenario, system, label) as live:
+        with stream(pair, scenario, system, label) as live:
             time.sleep(timing.of(system))
             began = time.monotonic()
             sizes = [(internal.look(), mirrored.look())]
@@ -217,7 +217,7 @@ def recovery(pair: Pair, scenario: Scenario, system: System, timing: Timing, lab
     """Seconds from each SIGKILL, with a restart at once, to the arrival of a record that was sent after it."""
     kills = []
     try:
-        with _live(pair, scenario, system, label) as live:
+        with stream(pair, scenario, system, label) as live:
             for _ in range(timing.kills):
                 live.wait_level()
                 time.sleep(BETWEEN_KILLS)

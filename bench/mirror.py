@@ -39,8 +39,8 @@ from .segments import LogError
 RESULTS = ROOT / "bench" / "results"
 SMOKE = ROOT / ".work" / "bench"
 ROUNDS = 3
-SMOKE_TIMING = Timing(seconds=3.0, warm_up=1.0, jvm_warm_up=1.0, kills=1)
-SMOKE_SHARE = 0.4  # of a scenario's rate: nothing has warmed up in a smoke run
+SMOKE_TIMING = Timing(seconds=3.0, warm_up=1.0, jvm_warm_up=1.0, kills=1, least=0.1)
+SMOKE_SHARE = 0.8  # of a scenario's rate: nothing has warmed up in a smoke run
 BROKERS = {
     "log.segment.delete.delay.ms": 500,
     "log.cleaner.backoff.ms": 15000,
@@ -102,6 +102,7 @@ class Run:
             "name": scenario.name,
             "title": scenario.title,
             "kind": scenario.kind,
+            "note": scenario.note,
             "data": str(scenario.data),
             "rate": scenario.rate if prepared is None else None,
             "prepared_records": prepared.records if prepared else None,
@@ -163,20 +164,27 @@ def update_readme() -> str:
     return f"{newest.name} -> README.md"
 
 
-def chosen(names: list[str] | None) -> list[Scenario]:
-    """The scenarios of those names in the order of the table; all without names. Raises SystemExit for an unknown."""
-    known = {one.name for one in SCENARIOS}
-    if unknown := set(names or ()) - known:
-        raise SystemExit(
-            f"bench: no scenario {', '.join(sorted(unknown))}\nhint: There are {', '.join(sorted(known))}."
-        )
-    return [one for one in SCENARIOS if not names or one.name in names]
+def chosen(names: list[str] | None, systems: list[str] | None) -> list[Scenario]:
+    """The scenarios and systems of those names in the order of the table; all without names.
+
+    Raises SystemExit for an unknown name.
+    """
+    known = [one.name for one in SCENARIOS]
+    for what, given, there in (("scenario", names, known), ("system", systems, list(SYSTEMS))):
+        if unknown := set(given or ()) - set(there):
+            raise SystemExit(f"bench: no {what} {', '.join(sorted(unknown))}\nhint: There are {', '.join(there)}.")
+    found = [one for one in SCENARIOS if not names or one.name in names]
+    if systems:
+        kept = [{name: share for name, share in one.systems.items() if name in systems} for one in found]
+        found = [replace(one, systems=some) for one, some in zip(found, kept, strict=True) if some]
+    return found
 
 
 def main() -> int:
     """Runs the benchmark; exit 0 if every round was right."""
     parser = argparse.ArgumentParser(prog="bench.mirror", description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", action="append", metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--system", action="append", metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, default=None, help=f"rounds of the main scenarios ({ROUNDS})")
     parser.add_argument("--seconds", type=float, default=None, help="measured seconds of a round (30)")
     parser.add_argument("--smoke", action="store_true", help="a few seconds per round; the figures mean nothing")
@@ -189,7 +197,7 @@ def main() -> int:
     if given.seconds is not None:
         timing = replace(timing, seconds=given.seconds)
     count = given.rounds or (1 if given.smoke else ROUNDS)
-    run = Run(chosen(given.scenario), count, timing, given.smoke)
+    run = Run(chosen(given.scenario, given.system), count, timing, given.smoke)
     (ROOT / ".work").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / ".work"))
     incomplete = None

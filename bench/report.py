@@ -167,6 +167,8 @@ def _section(scenario: Mapping[str, Any]) -> list[str]:
         lines += [f"{scenario['data']}; {size} records prepared in 4 partitions.", ""]
     else:
         lines += [f"218 B records in 4 partitions, {scenario['rate']} per second, linger 0, acks 1.", ""]
+    if scenario["note"]:
+        lines += [scenario["note"], ""]
     columns = COLUMNS[scenario["kind"]]
     lines.append("| | " + " | ".join(FIGURES[name][0] for name in columns) + " | rounds |")
     lines.append("|---" * (len(columns) + 2) + "|")

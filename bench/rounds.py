@@ -28,6 +28,7 @@ class Timing:
     warm_up: float = 5.0  # after the first visible record
     jvm_warm_up: float = 10.0  # the same for a JVM, which compiles meanwhile; the longer, the better its figures
     kills: int = 3
+    least: float = 15.0  # a shorter window has no figure: the prepared topic was too short
 
     def of(self, system: System) -> float:
         """The system's warm-up."""
@@ -92,8 +93,8 @@ def throughput(
         return {"wrong": verdict.wrong}
     counted = samples(watch.seen, verdict.counts)
     measured = window(counted, timing.of(system), timing.seconds)
-    if measured is None:
-        return {"wrong": "the topic was mirrored before its warm-up was over", "records": verdict.records}
+    if measured is None or measured.seconds < timing.least:
+        return {"wrong": "the prepared topic was too short", "checked_records": verdict.records}
     return {
         **costs(measured),
         "megabytes_per_s": measured.records / measured.seconds * scenario.data.record_bytes / 1e6,

@@ -30,6 +30,7 @@ class Scenario:
     flow: Mapping[str, Any] = field(default_factory=dict)  # eomirror's settings that are not the defaults
     overlays: tuple[str, ...] = ()  # further property files of MirrorMaker 2
     header: tuple[str, str] | None = None  # is set in every record
+    note: str = ""  # what a reader of the result should know
 
     def rounds(self, system: str, rounds: int) -> int:
         """How many of `rounds` rounds a system takes part in."""
@@ -49,6 +50,7 @@ SCENARIOS = (
         Data(218, 1000),
         1_500_000,
         {**EVERY, **LOOSE, INTERVAL: 0.34},
+        note="By interval: one transaction per second and task, not one per poll.",
     ),
     Scenario("batches-10", "producer batches of 10 records", "throughput", Data(218, 10), 1_200_000, EVERY),
     Scenario("batches-1", "one record per producer batch", "throughput", Data(218, 1), 900_000, {**EVERY, **LOOSE}),
@@ -82,6 +84,8 @@ SCENARIOS = (
         EVERY,
         overlays=("header",),
         header=HEADER,
+        note="MirrorMaker 2 makes the header with InsertHeader, which needs another header converter than the default; "
+        "that one writes headers that a record already has in Base64. So these records have none.",
     ),
     Scenario(
         "latency-1k",
