@@ -85,6 +85,10 @@ instructions: $(BUILT) ## what the kernel costs in instructions, beside the base
 bench-kernel: $(BUILT) ## the kernel's speed on one core, beside memcpy and the CRC alone; a dated file in bench/results
 	@$(BIN)/python -m bench.kernel
 
+.PHONY: bench
+bench: $(BUILT) $(KAFKA) ## eomirror beside MirrorMaker 2, outputs checked; dated files in bench/results, 50 minutes (BENCH="--smoke")
+	@$(BIN)/python -m bench.mirror $(BENCH)
+
 .PHONY: lint
 lint: $(BUILT) ## ruff and mypy
 	@$(BIN)/ruff check

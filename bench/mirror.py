@@ -1,0 +1,223 @@
+"""`make bench`: eomirror beside MirrorMaker 2, the same topics in one run, rounds interleaved, outputs checked.
+
+    python -m bench.mirror                                   everything, about 50 minutes
+    python -m bench.mirror --scenario batches-1 --rounds 5   one of them
+    python -m bench.mirror --smoke                           seconds per round: does it work?
+    python -m bench.mirror --readme                          the newest result into the README's table
+
+Writes bench/results/mirror-<date>.md, .json and .svg files; a smoke run writes them to .work/bench, for its figures
+mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from integration.cluster import ROOT, ClusterError, start_pair
+from integration.demo import Interrupted, interruptible
+from integration.oracle import CheckError
+
+from . import about, check, live, report, rounds
+from .peer import SYSTEMS
+from .prepare import prepare
+from .rounds import Pair, Timing
+from .scenarios import SCENARIOS, Scenario
+from .segments import LogError
+
+RESULTS = ROOT / "bench" / "results"
+SMOKE = ROOT / ".work" / "bench"
+ROUNDS = 3
+SMOKE_TIMING = Timing(seconds=3.0, warm_up=1.0, jvm_warm_up=1.0, kills=1, least=0.1)
+SMOKE_SHARE = 0.8  # of a scenario's rate: nothing has warmed up in a smoke run
+BROKERS = {
+    "log.segment.delete.delay.ms": 500,
+    "log.cleaner.backoff.ms": 15000,
+    "num.recovery.threads.per.data.dir": 2,
+}
+
+
+class Run:
+    """One run from the first broker to the last round."""
+
+    def __init__(self, scenarios: list[Scenario], count: int, timing: Timing, smoke: bool) -> None:
+        self.scenarios, self.count, self.timing, self.smoke = scenarios, count, timing, smoke
+        self.began = time.monotonic()
+        self.found: list[dict[str, Any]] = []
+        self._facts = about.facts()
+
+    def __call__(self, folder: Path) -> None:
+        """Measures everything. What it had before it raised ClusterError, KafkaException or LogError is kept."""
+        source, target = start_pair(folder, quick=False, overrides=BROKERS)
+        with source, target:
+            pair = Pair(source, target, folder / "rounds")
+            for scenario in self.scenarios:
+                self.found.append(self._scenario(pair, scenario))
+
+    def result(self, incomplete: str | None) -> dict[str, Any]:
+        """All that was found; `incomplete` says why that is not everything."""
+        return {
+            **self._facts,
+            "incomplete": incomplete,
+            "command": shlex.join(["python", "-m", "bench.mirror", *sys.argv[1:]]),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "minutes": round((time.monotonic() - self.began) / 60, 1),
+            "smoke": self.smoke,
+            "timing": {"rounds": self.count, **vars(self.timing)},
+            "brokers": {"heap_mb": 512, "jvm": "-XX:+UseG1GC", **BROKERS},
+            "scenarios": self.found,
+        }
+
+    def _scenario(self, pair: Pair, scenario: Scenario) -> dict[str, Any]:
+        self._say(f"{scenario.name}: {scenario.title}")
+        began = time.monotonic()
+        prepared = None
+        if scenario.kind == "throughput":
+            rate = scenario.rate * (SMOKE_SHARE if self.smoke else 1)
+            prepare(pair.source, "orders", scenario.data, round(rate * self.timing.prepared))
+            prepared = check.read_source(pair.source, "orders", scenario.header)
+            seconds = time.monotonic() - began
+            self._say(f"  prepared {prepared.records:,} records, {prepared.bytes / 1e9:.1f} GB in {seconds:.0f} s")
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in scenario.systems}
+        for number in range(self.count):
+            # A slow minute of the machine meets all systems; none is always the first.
+            names = [name for name in scenario.systems if number < scenario.rounds(name, self.count)]
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                results[name].append(self._round(pair, scenario, name, prepared, f"{scenario.name}-{name}-{number}"))
+        settings = {name: SYSTEMS[name].settings(pair.task(scenario, "orders", "settings")) for name in results}
+        pair.clean(keep=lambda _: False)
+        return {
+            "name": scenario.name,
+            "title": scenario.title,
+            "kind": scenario.kind,
+            "note": scenario.note,
+            "data": str(scenario.data),
+            "rate": scenario.rate if prepared is None else None,
+            "prepared_records": prepared.records if prepared else None,
+            "prepared_bytes": prepared.bytes if prepared else None,
+            "seconds": round(time.monotonic() - began, 1),
+            "systems": [
+                {"name": name, "title": SYSTEMS[name].title, "settings": settings[name], "rounds": found}
+                for name, found in results.items()
+            ],
+        }
+
+    def _round(
+        self, pair: Pair, scenario: Scenario, name: str, prepared: check.Prepared | None, label: str
+    ) -> dict[str, Any]:
+        began = time.monotonic()
+        system = SYSTEMS[name]
+        try:
+            if prepared is not None:
+                found = rounds.throughput(pair, scenario, system, prepared, self.timing, label)
+            elif scenario.kind == "latency":
+                found = live.latency(pair, scenario, system, self.timing, label)
+            else:
+                found = live.recovery(pair, scenario, system, self.timing, label)
+        except (CheckError, LogError) as error:
+            found = {"wrong": f"cannot be checked: {error}"}
+        pair.clean(keep=lambda topic: topic == "orders")
+        found["round_s"] = round(time.monotonic() - began, 1)
+        self._say(f"  {name:18} {report.one_line(found)}")
+        return found
+
+    def _say(self, text: str) -> None:
+        print(f"{time.monotonic() - self.began:6.0f} s  {text}", flush=True)
+
+
+def write(result: dict[str, Any], folder: Path) -> Path:
+    """Writes JSON, Markdown and charts; returns the Markdown's path. Never over an older result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    day = f"mirror-{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    names = [day, *(f"{day}-{number}" for number in range(2, 1000))]
+    stem = next(folder / name for name in names if not (folder / f"{name}.json").exists())
+    charts = report.charts(result)
+    for name, svg in charts.items():
+        stem.with_name(f"{stem.name}-{name}.svg").write_text(svg)
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    text = report.markdown(result, {name: f"{stem.name}-{name}.svg" for name in charts})
+    stem.with_suffix(".md").write_text(text)
+    return stem.with_suffix(".md")
+
+
+def update_readme() -> str:
+    """Puts the newest result's table between the README's markers; returns what was done."""
+    found = sorted(RESULTS.glob("mirror-*.json"), key=lambda path: json.loads(path.read_text())["finished"])
+    if not found:
+        return 'no result yet\nhint: Run "make bench" first.'
+    newest = found[-1]
+    readme = ROOT / "README.md"
+    table = report.readme_table(json.loads(newest.read_text()), newest.with_suffix(".md").relative_to(ROOT).as_posix())
+    readme.write_text(report.with_table(readme.read_text(), table))
+    return f"{newest.name} -> README.md"
+
+
+def chosen(names: list[str] | None, systems: list[str] | None) -> list[Scenario]:
+    """The scenarios and systems of those names in the order of the table; all without names.
+
+    Raises SystemExit for an unknown name.
+    """
+    known = [one.name for one in SCENARIOS]
+    for what, given, there in (("scenario", names, known), ("system", systems, list(SYSTEMS))):
+        if unknown := set(given or ()) - set(there):
+            raise SystemExit(f"bench: no {what} {', '.join(sorted(unknown))}\nhint: There are {', '.join(there)}.")
+    found = [one for one in SCENARIOS if not names or one.name in names]
+    if systems:
+        kept = [{name: share for name, share in one.systems.items() if name in systems} for one in found]
+        found = [replace(one, systems=some) for one, some in zip(found, kept, strict=True) if some]
+    return found
+
+
+def main() -> int:
+    """Runs the benchmark; exit 0 if every round was right."""
+    parser = argparse.ArgumentParser(prog="bench.mirror", description=__doc__.splitlines()[0])
+    parser.add_argument("--scenario", action="append", metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--system", action="append", metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--rounds", type=int, default=None, help=f"rounds of the main scenarios ({ROUNDS})")
+    parser.add_argument("--seconds", type=float, default=None, help="measured seconds of a round (30)")
+    parser.add_argument("--smoke", action="store_true", help="a few seconds per round; the figures mean nothing")
+    parser.add_argument("--readme", action="store_true", help="only put the newest result into README.md")
+    given = parser.parse_args()
+    if given.readme:
+        print(update_readme())
+        return 0
+    timing = SMOKE_TIMING if given.smoke else Timing()
+    if given.seconds is not None:
+        timing = replace(timing, seconds=given.seconds)
+    count = given.rounds or (1 if given.smoke else ROUNDS)
+    run = Run(chosen(given.scenario, given.system), count, timing, given.smoke)
+    (ROOT / ".work").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / ".work"))
+    incomplete = None
+    try:
+        with interruptible():
+            run(folder)
+    except Interrupted as interrupted:
+        incomplete = f"interrupted by {interrupted}"
+    except (ClusterError, KafkaException, LogError) as error:
+        incomplete = str(error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    result = run.result(incomplete)
+    if run.found:
+        path = write(result, SMOKE if given.smoke else RESULTS)
+        print(f"written: {path.relative_to(ROOT)}")
+    wrong = sum("wrong" in found for one in run.found for system in one["systems"] for found in system["rounds"])
+    print(f"bench: {incomplete or 'complete'}, {wrong} rounds are wrong")
+    return 1 if wrong or incomplete else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""A result for people: Markdown, charts and the README's table, all made from the JSON alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .charts import Bar, Group, bar_chart
+from .measure import Spread, spread
+from .scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, Goal
+
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+
+# name in the JSON: (heading, how one value is written)
+FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "records_per_s": ("records/s", lambda value: f"{value:,.0f}".replace(",", " ")),
+    "megabytes_per_s": ("MB/s", lambda value: f"{value:.1f}"),
+    "cpu_per_million": ("replicator CPU s per million", lambda value: f"{value:.2f}"),
+    "broker_cpu_per_million": ("brokers' CPU s per million", lambda value: f"{value:.2f}"),
+    "commits_per_s": ("commits/s", lambda value: f"{value:.1f}"),
+    "peak_rss": ("peak memory, MB", lambda value: f"{value / 1e6:.0f}"),
+    "startup_s": ("start to first record, s", lambda value: f"{value:.1f}"),
+    "p50_ms": ("p50, ms", lambda value: f"{value:.1f}"),
+    "p99_ms": ("p99, ms", lambda value: f"{value:.1f}"),
+    "p999_ms": ("p99.9, ms", lambda value: f"{value:.1f}"),
+    "max_ms": ("max, ms", lambda value: f"{value:.1f}"),
+    "internal_ratio": ("internal bytes per mirrored byte", lambda value: f"{value:.2f}"),
+    "recovery_s": ("SIGKILL to progress, s", lambda value: f"{value:.1f}"),
+}
+COLUMNS = {
+    "throughput": (
+        *("records_per_s", "megabytes_per_s", "cpu_per_million", "broker_cpu_per_million"),
+        *("commits_per_s", "peak_rss", "startup_s"),
+    ),
+    "latency": (
+        *("p50_ms", "p99_ms", "p999_ms", "max_ms", "cpu_per_million", "broker_cpu_per_million"),
+        *("commits_per_s", "internal_ratio", "peak_rss"),
+    ),
+    "recovery": ("recovery_s",),
+}
+PERCENTILES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max"}
+
+
+def one_line(found: Mapping[str, Any]) -> str:
+    """One round, for whoever watches."""
+    took = f"({found['round_s']:.0f} s in all)"
+    if "wrong" in found:
+        return f"WRONG: {found['wrong']} {took}"
+    shown = []
+    for name, (heading, written) in FIGURES.items():
+        value = found.get(name)
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            shown.append(f"{heading} {' '.join(written(one) for one in values)}")
+    if "other_cores" in found:
+        shown.append(f"other processes' cores {found['other_cores']:.2f}")
+    return f"{', '.join(shown)} {took}"
+
+
+def figure(system: Mapping[str, Any], name: str) -> Spread | None:
+    """The median of a figure over a system's rounds, those that were wrong left out."""
+    values: list[float | None] = []
+    for found in system["rounds"]:
+        value = None if "wrong" in found else found.get(name)
+        values += value if isinstance(value, list) else [value]
+    return spread(values)
+
+
+def _system(scenario: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    return next((one for one in scenario["systems"] if one["name"] == name), None)
+
+
+def _median(scenario: Mapping[str, Any], system: str, name: str) -> float | None:
+    entry = _system(scenario, system)
+    found = None if entry is None else figure(entry, name)
+    return None if found is None else found.median
+
+
+def _cell(name: str, found: Spread | None) -> str:
+    """Median and range; with one round there is no range."""
+    if found is None:
+        return "-"
+    written = FIGURES[name][1]
+    median, least, most = map(written, (found.median, found.least, found.most))
+    return median if least == most else f"{median} ({least} to {most})"
+
+
+# -- goals -------------------------------------------------------------------------------------------------------------
+
+
+def verdict(goal: Goal, scenario: Mapping[str, Any]) -> tuple[str, bool | None]:
+    """What was reached, and whether it is enough."""
+    ours, peer = _median(scenario, EOMIRROR, goal.figure), _median(scenario, EXACTLY_ONCE, goal.figure)
+    met = goal.met(ours, peer)
+    if met is None or ours is None:
+        return "no figure", None
+    if goal.kind == "most":
+        return FIGURES[goal.figure][1](ours), met
+    assert peer is not None
+    return ratio(ours, peer), met
+
+
+def ratio(ours: float, peer: float) -> str:
+    """`7.9 x` or `1/31`."""
+    if ours >= peer or ours == 0:
+        return f"{ours / peer:.1f} x"
+    return f"1/{peer / ours:.0f}" if peer / ours >= 10 else f"1/{peer / ours:.1f}"
+
+
+def _goals(scenario: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for goal in GOALS:
+        if goal.scenario == scenario["name"] and goal.figure in COLUMNS[scenario["kind"]]:
+            reached, met = verdict(goal, scenario)
+            word = {True: "met", False: "**missed**", None: "not measured"}[met]
+            lines.append(f"- {FIGURES[goal.figure][0]}: {reached}; goal {goal.text}: {word}")
+    return lines
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+
+
+def markdown(result: Mapping[str, Any], charts: Mapping[str, str]) -> str:
+    """The whole result; `charts` are file names by chart."""
+    timing = result["timing"]
+    lines = [f"# eomirror beside MirrorMaker 2, {result['finished'][:10]}", ""]
+    if result["smoke"]:
+        lines += ["**A smoke run: it shows that everything works. The figures mean nothing.**", ""]
+    if result.get("incomplete"):
+        lines += [f"**Incomplete: {result['incomplete']}**", ""]
+    lines += [f"![{name}]({file})" for name, file in charts.items()]
+    lines += ["", *_how(result, timing), ""]
+    for scenario in result["scenarios"]:
+        lines += _section(scenario)
+    lines += ["## Settings", ""]
+    for scenario in result["scenarios"]:
+        for system in scenario["systems"]:
+            lines += [f"<details><summary>{scenario['name']}: {system['title']}</summary>", ""]
+            lines += ["```", system["settings"].rstrip(), "```", "", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def _how(result: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
+    machine = result["machine"]
+    load = " ".join(str(one) for one in result["load_before"])
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    memory = f"{machine['memory_gib']} GiB, {machine['kernel']}"
+    return [
+        f"- machine: {machine['cpu']}, {machine['cores']} cores, {memory}; load before the run {load}",
+        f"- versions: {versions}",
+        f"- command: `{result['command']}`, {result['minutes']} minutes",
+        f"- both brokers ({result['brokers']['heap_mb']} MB of heap each) and the replicator on this machine, one "
+        "replicator at a time, each with targets of its own that are removed afterwards",
+        f"- a round: {timing['seconds']:g} s between the first and the last commit seen on the target, after a warm-up "
+        f"of {timing['warm_up']:g} s (MirrorMaker 2: {timing['jvm_warm_up']:g} s) from the first record on. "
+        f"{timing['rounds']} rounds of the main scenarios, interleaved; medians, with the range where there is one",
+        "- every record of both sides is compared (order, timestamp, key, value, headers); a round whose output "
+        "differs has no figure",
+        "- CPU is user and system time of the whole process tree",
+    ]
+
+
+def _section(scenario: Mapping[str, Any]) -> list[str]:
+    lines = [f"## {scenario['name']}: {scenario['title']}", ""]
+    if scenario["prepared_records"]:
+        size = f"{scenario['prepared_records']:,}".replace(",", " ")
+        lines += [f"{scenario['data']}; {size} records prepared in 4 partitions.", ""]
+    else:
+        lines += [f"218 B records in 4 partitions, {scenario['rate']} per second, linger 0, acks 1.", ""]
+    if scenario["note"]:
+        lines += [scenario["note"], ""]
+    columns = COLUMNS[scenario["kind"]]
+    lines.append("| | " + " | ".join(FIGURES[name][0] for name in columns) + " | rounds |")
+    lines.append("|---" * (len(columns) + 2) + "|")
+    for system in scenario["systems"]:
+        right = sum("wrong" not in found for found in system["rounds"])
+        cells = [_cell(name, figure(system, name)) for name in columns]
+        if right == 0:
+            cells = ["WRONG", *["-"] * (len(columns) - 1)]
+        lines.append(f"| {system['title']} | " + " | ".join(cells) + f" | {right} of {len(system['rounds'])} |")
+    lines.append("")
+    for system in scenario["systems"]:
+        for found in system["rounds"]:
+            if "wrong" in found:
+                lines.append(f"- WRONG, {system['title']}: {found['wrong']}")
+    return [*lines, *_goals(scenario), ""]
+
+
+# -- charts ------------------------------------------------------------------------------------------------------------
+
+
+def charts(result: Mapping[str, Any]) -> dict[str, str]:
+    """Chart name -> SVG, of what was measured."""
+    kinds = {kind: [one for one in result["scenarios"] if one["kind"] == kind] for kind in COLUMNS}
+    found = {}
+    if kinds["throughput"]:
+        found["throughput"] = bar_chart(
+            "Throughput", "records/s, median and range of the rounds; longer is better", _groups(kinds, "records_per_s")
+        )
+        found["cpu"] = bar_chart(
+            "CPU of the replicator",
+            "seconds per million records, median and range of the rounds; shorter is better",
+            _groups(kinds, "cpu_per_million"),
+        )
+    if kinds["latency"]:
+        groups = [
+            Group(f"{one['rate']} records/s, {label}", tuple(_bar(system, name) for system in one["systems"]))
+            for one in kinds["latency"]
+            for name, label in PERCENTILES.items()
+        ]
+        note = "ms from the producer's send to a read_committed reader's poll, logarithmic; shorter is better"
+        found["latency"] = bar_chart("Latency", note, groups, logarithmic=True)
+    return found
+
+
+def _groups(kinds: Mapping[str, list[Mapping[str, Any]]], name: str) -> list[Group]:
+    return [Group(one["title"], tuple(_bar(s, name) for s in one["systems"])) for one in kinds["throughput"]]
+
+
+def _bar(system: Mapping[str, Any], name: str) -> Bar:
+    found = figure(system, name)
+    if found is None:
+        return Bar(system["title"], None, "wrong")
+    return Bar(system["title"], found.median, FIGURES[name][1](found.median), found.least, found.most)
+
+
+# -- README ------------------------------------------------------------------------------------------------------------
+
+
+def readme_table(result: Mapping[str, Any], where: str) -> str:
+    """The README's table; `where` is the path of the whole result."""
+    lines = ["| | eomirror | MirrorMaker 2, exactly-once | |", "|---|---|---|---|"]
+    for scenario in result["scenarios"]:
+        lines += [_row(scenario, name) for name in _shown(scenario["kind"])]
+    machine = result["machine"]
+    lines += [
+        "",
+        f"{result['finished'][:10]}, {machine['cpu']}, {machine['cores']} cores, both brokers and the replicator on "
+        f"one machine. [The whole result]({where}), with settings, ranges and MirrorMaker 2 at-least-once.",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(kind: str) -> tuple[str, ...]:
+    if kind == "throughput":
+        return ("records_per_s", "cpu_per_million")
+    return ("p50_ms", "p99_ms") if kind == "latency" else ("recovery_s",)
+
+
+def _row(scenario: Mapping[str, Any], name: str) -> str:
+    ours, peer = (_system(scenario, one) for one in (EOMIRROR, EXACTLY_ONCE))
+    cells, medians = [], []
+    for system in (ours, peer):
+        found = None if system is None else figure(system, name)
+        medians.append(found.median if found else None)
+        cells.append(FIGURES[name][1](found.median) if found else ("-" if system is None else "wrong"))
+    times = ratio(medians[0], medians[1]) if medians[0] and medians[1] else ""
+    return f"| {scenario['title']}: {FIGURES[name][0]} | {cells[0]} | {cells[1]} | {times} |"
+
+
+def with_table(text: str, table: str) -> str:
+    """The text with the table between its two markers. Raises ValueError if they are not there."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the text needs {BEGIN} and {END}, once each and in this order")
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"

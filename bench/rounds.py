@@ -1,0 +1,145 @@
+"""One round of one system: mirror a prepared topic from its beginning, and say what that took."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from integration.cluster import Cluster
+
+from . import check
+from .measure import Sample, Window, window
+from .scenarios import EOMIRROR, Scenario
+from .segments import Marker
+from .systems import System, Task
+from .watch import Failed, Seen, Watch, delete_topics, settled
+
+START_SECONDS = 120.0  # until the first record is visible
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long things are measured, in seconds."""
+
+    seconds: float = 30.0
+    warm_up: float = 5.0  # after the first visible record
+    jvm_warm_up: float = 10.0  # the same for a JVM, which compiles meanwhile; the longer, the better its figures
+    kills: int = 3
+    least: float = 15.0  # a shorter window has no figure: the prepared topic was too short
+
+    def of(self, system: System) -> float:
+        """The system's warm-up."""
+        return self.warm_up if system.name == EOMIRROR else self.jvm_warm_up
+
+    @property
+    def prepared(self) -> float:
+        """Seconds of work that a prepared topic must hold for eomirror."""
+        return self.seconds + self.warm_up + 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two clusters, and a folder for configurations and logs."""
+
+    source: Cluster
+    target: Cluster
+    folder: Path
+
+    def task(self, scenario: Scenario, topic: str, label: str) -> Task:
+        """What a system is told to do."""
+        folder = self.folder / label
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return Task(
+            self.source,
+            self.target,
+            topic,
+            folder,
+            scenario.data.codec,
+            scenario.flow,
+            scenario.overlays,
+            scenario.header,
+        )
+
+    def clean(self, keep: Callable[[str], bool]) -> None:
+        """Removes what a round has left: all topics of the target, and those of the source that are not to be kept."""
+        delete_topics(self.target, lambda _: False)
+        delete_topics(self.source, keep)
+
+
+def throughput(
+    pair: Pair, scenario: Scenario, system: System, prepared: check.Prepared, timing: Timing, label: str
+) -> dict[str, Any]:
+    """Figures of one round, or {"wrong": why there are none}."""
+    task = pair.task(scenario, prepared.topic, label)
+    running = system.start(task)
+    watch = Watch(running, pair.source, pair.target, prepared.topic)
+    try:
+        startup = watch.wait_visible(START_SECONDS)
+        # The window begins and ends with a commit, which may be a second away.
+        ends = startup + timing.of(system) + timing.seconds + 1.5
+        watch.wait_until(ends, lambda seen: sum(seen.stable) >= prepared.records)
+    except Failed as failed:
+        return {"wrong": str(failed), "log": running.tail()}
+    finally:
+        watch.stop()
+        running.stop()
+    settled(pair.target, prepared.topic)
+    verdict = check.compare(prepared, pair.target, [seen.stable for seen in watch.seen])
+    if verdict.wrong is not None:
+        return {"wrong": verdict.wrong}
+    counted = samples(watch.seen, verdict.counts)
+    measured = window(counted, timing.of(system), timing.seconds)
+    if measured is None or measured.seconds < timing.least:
+        return {"wrong": "the prepared topic was too short", "checked_records": verdict.records}
+    return {
+        **costs(measured),
+        "megabytes_per_s": measured.records / measured.seconds * scenario.data.record_bytes / 1e6,
+        "commits_per_s": commits(measured, watch.seen, verdict.markers),
+        "peak_rss": watch.peak,
+        "startup_s": startup,
+        "checked_records": verdict.records,
+    }
+
+
+def samples(seen: Sequence[Seen], counts: Sequence[Sequence[int]]) -> list[Sample]:
+    """What was seen, with the records that were visible at each moment."""
+    return [
+        Sample(one.at, sum(visible), one.replicator, one.source + one.target, one.others)
+        for one, visible in zip(seen, counts, strict=True)
+    ]
+
+
+def costs(measured: Window) -> dict[str, Any]:
+    """Speed and CPU of a window."""
+    first, last, millions = measured.first, measured.last, measured.records / 1e6
+    return {
+        "records_per_s": measured.records / measured.seconds,
+        "cpu_per_million": (last.replicator - first.replicator) / millions,
+        "broker_cpu_per_million": (last.brokers - first.brokers) / millions,
+        "replicator_cores": (last.replicator - first.replicator) / measured.seconds,
+        "other_cores": (last.others - first.others) / measured.seconds,
+        "window_s": measured.seconds,
+        "window_records": measured.records,
+    }
+
+
+def commits(measured: Window, seen: Sequence[Seen], markers: Sequence[Sequence[Marker]]) -> float | None:
+    """Transactions that became visible in a window, per second; None if there were none at all.
+
+    A transaction is a producer id and an epoch, which transactions of version 2 never use twice.
+    """
+    if not any(markers):
+        return None
+    stable = {one.at: one.stable for one in seen}
+    first, last = stable[measured.first.at], stable[measured.last.at]
+    found = {
+        (one.producer_id, one.epoch)
+        for partition, ones in enumerate(markers)
+        for one in ones
+        if one.commits and first[partition] <= one.offset < last[partition]
+    }
+    return len(found) / measured.seconds
