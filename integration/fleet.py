@@ -11,7 +11,7 @@ from .cluster import Cluster
 from .node import NEWEST
 
 # The feature levels of a target that fault tests meet; all others meet the first.
-TRANSACTION_VERSIONS = (2,)
+TRANSACTION_VERSIONS = (2, 1)
 both_versions = pytest.mark.parametrize("transaction_version", TRANSACTION_VERSIONS, ids="v{}".format)
 
 
