@@ -41,6 +41,7 @@ INIT_PRODUCER_ID: Final = 22
 ADD_PARTITIONS_TO_TXN: Final = 24
 END_TXN: Final = 26
 DESCRIBE_PRODUCERS: Final = 61
+DESCRIBE_TRANSACTIONS: Final = 65
 
 # The versions this code is written for, lowest and highest: Kafka 3.1 and newer. What it sets exists in all of them.
 SPOKEN: Final[Mapping[int, tuple[int, int]]] = {
@@ -53,6 +54,7 @@ SPOKEN: Final[Mapping[int, tuple[int, int]]] = {
     ADD_PARTITIONS_TO_TXN: (3, 3),  # from v4 on it is for brokers
     END_TXN: (3, 5),
     DESCRIBE_PRODUCERS: (0, 0),
+    DESCRIBE_TRANSACTIONS: (0, 0),
 }
 API_NAMES: Final = {
     PRODUCE: "Produce",
@@ -64,6 +66,7 @@ API_NAMES: Final = {
     ADD_PARTITIONS_TO_TXN: "AddPartitionsToTxn",
     END_TXN: "EndTxn",
     DESCRIBE_PRODUCERS: "DescribeProducers",
+    DESCRIBE_TRANSACTIONS: "DescribeTransactions",
 }
 
 # A frame larger than this is not a Kafka response but a stranger on the port: TLS records read as 320 MiB and more,
