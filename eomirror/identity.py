@@ -13,7 +13,7 @@ from eomirror import blocked
 from eomirror.brokers import Brokers
 from eomirror.errors import BrokerError, ConnectionLost, Fenced, Refused, Rewind, error_name
 from eomirror.records import IdentityName
-from eomirror.wire import ADD_PARTITIONS_TO_TXN, INIT_PRODUCER_ID, Address, Connection
+from eomirror.wire import ADD_PARTITIONS_TO_TXN, DESCRIBE_TRANSACTIONS, INIT_PRODUCER_ID, Address, Connection
 
 # Transaction n uses identity n mod 2: the next one's first produce never waits for the markers of the one before.
 IDENTITIES: Final[tuple[IdentityName, ...]] = ("a", "b")
@@ -25,6 +25,8 @@ COORDINATOR_MOVED: Final = frozenset({14, 15, 16})  # loading, not available, no
 # There is a newer epoch or another producer id: InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced. A
 # transaction that the coordinator timed out looks the same; only InitProducerId with the epoch that we held can tell.
 FENCED: Final = frozenset({47, 49, 90})
+# The epoch that we named is not the newest. At the last epoch of a producer id, a broker says UnknownServerError.
+OVERTAKEN: Final = FENCED | {-1}
 NOT_AUTHORIZED: Final = frozenset({29, 31, 53})  # topic, cluster, transactional id
 # The cause of a rewind for any of these: a right that was taken away may be given back.
 RIGHT_IS_MISSING: Final = "not_authorized"
@@ -106,9 +108,14 @@ class Registrar:
         place = f"InitProducerId {identity.transactional_id}"
         deadline = self._brokers.deadline(min(self._patience, BLOCKED_SECONDS))
         pause, longest = PAUSE_SECONDS
+        claimed = identity.held
         while True:
             try:
-                code, held = self._ask(identity)
+                code, held = self._ask(identity, claimed)
+                if code in OVERTAKEN and claimed is not None and claimed == identity.held:
+                    claimed = self._aborted_under(identity, *claimed) or claimed
+                    if claimed != identity.held:
+                        continue
             except ConnectionLost as error:
                 identity.coordinator = None
                 raise Rewind("init_unknown", f"{place}: {error.message}") from error
@@ -118,7 +125,7 @@ class Registrar:
                 identity.hold(*held)
                 self._has_taken = True
                 return
-            if code in FENCED and identity.held is not None:
+            if code in FENCED and claimed is not None:
                 raise Fenced(f"{identity.transactional_id}: InitProducerId answered {error_name(code)}")
             self._refuse(place, code)
             if code in COORDINATOR_MOVED:
@@ -140,6 +147,22 @@ class Registrar:
         except (ConnectionLost, BrokerError):
             return None
 
+    def _aborted_under(self, identity: Identity, producer_id: int, epoch: int) -> tuple[int, int] | None:
+        """The epoch under which the coordinator has aborted our transaction, if nobody has taken the identity since.
+
+        In version 1 the coordinator forgets the epoch that we held as soon as it aborts what is open: when that timed
+        out, or because we asked for the identity. It does so under the next epoch, which it never hands out; and no
+        owner aborts by himself. So CompleteAbort at that epoch means: aborted, and not taken. Whoever takes it from now
+        on is safe from us: we name that very epoch, and would be refused.
+        """
+        connection = self.connection(identity)
+        module = connection.module(DESCRIBE_TRANSACTIONS)
+        request = module.DescribeTransactionsRequest(transactional_ids=(identity.transactional_id,))
+        (found,) = self._brokers.ask(connection, request).transaction_states
+        seen = (int(found.producer_id), int(found.producer_epoch))
+        aborted = int(found.error_code) == 0 and found.transaction_state == "CompleteAbort"
+        return seen if aborted and seen == (producer_id, epoch + 1) else None
+
     def _refuse(self, place: str, code: int) -> None:
         """Raise for the answers that only a person can change. A right that we had before may come back by itself."""
         if code in NOT_AUTHORIZED:
@@ -155,9 +178,9 @@ class Registrar:
                 hint="Lower it, or raise transaction.max.timeout.ms on the target's brokers.",
             )
 
-    def _ask(self, identity: Identity) -> tuple[int, tuple[int, int] | None]:
+    def _ask(self, identity: Identity, claimed: tuple[int, int] | None) -> tuple[int, tuple[int, int] | None]:
         connection = self.connection(identity)
-        producer_id, epoch = identity.held or (-1, -1)
+        producer_id, epoch = claimed or (-1, -1)
         request = connection.module(INIT_PRODUCER_ID).InitProducerIdRequest(
             transactional_id=identity.transactional_id,
             transaction_timeout=datetime.timedelta(milliseconds=self._timeout_ms),

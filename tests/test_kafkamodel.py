@@ -593,8 +593,8 @@ def test_a_request_that_would_create_topics_fails_the_test(client: Client) -> No
         )
 
 
-def test_transactions_version_1_fail_the_test(client: Client) -> None:
-    with pytest.raises(ModelError, match="version 2 only"):
+def test_a_request_of_the_other_transactions_version_fails_the_test(client: Client) -> None:
+    with pytest.raises(ModelError, match="Produce v11 is of transactions version 1, the cluster has finalised 2"):
         client.produce(TID, (1, 0), 0, "orders", 0, [b"x"], version=11)
 
 

@@ -12,6 +12,7 @@ from .cluster import ModelCluster, Node, Topic
 from .coordinator import Wait
 from .log import PartitionLog, Verification
 from .messages import (
+    ADD_PARTITIONS_TO_TXN,
     END_TXN,
     FETCH,
     INIT_PRODUCER_ID,
@@ -76,8 +77,7 @@ def _init_producer_id(cluster: ModelCluster, node: Node, request: Request) -> Wo
 
 def _end_txn(cluster: ModelCluster, node: Node, request: Request) -> Work:
     body = request.body
-    if request.version < 5:
-        raise ModelError(f"EndTxn v{request.version}: the model speaks transactions version 2 only")
+    _same_version(cluster, request, 2 if request.version >= 5 else 1)
     kind = response_type(END_TXN, request.version)
     injected = cluster.injected_for(request.api, body)
     if injected and not injected.after:
@@ -91,6 +91,60 @@ def _end_txn(cluster: ModelCluster, node: Node, request: Request) -> Work:
         if injected:
             error, producer_id, epoch = injected.error, -1, -1
     return make(kind, throttle_time=ZERO, error_code=error, producer_id=producer_id, producer_epoch=epoch)
+
+
+def _same_version(cluster: ModelCluster, request: Request, belongs_to: int) -> None:
+    """Whoever mixes the two versions of the transaction protocol does not know what he is doing."""
+    if belongs_to != cluster.coordinator.version:
+        raise ModelError(
+            f"{request.api} v{request.version} is of transactions version {belongs_to}, "
+            f"the cluster has finalised {cluster.coordinator.version}"
+        )
+
+
+def _add_partitions_to_txn(cluster: ModelCluster, node: Node, request: Request) -> Work:
+    body = request.body
+    if request.version > 3:
+        raise ModelError(f"AddPartitionsToTxn v{request.version} is for brokers only")
+    _same_version(cluster, request, 1)
+    module = responses(ADD_PARTITIONS_TO_TXN, request.version)
+    injected = cluster.injected_for(request.api, body)
+    wanted = [(topic.name, p) for topic in body.v3_and_below_topics for p in topic.partitions]
+    unknown = {(name, p) for name, p in wanted if name not in cluster.topics or p >= len(cluster.topics[name].logs)}
+    codes: dict[tuple[str, int], ErrorCode]
+    if injected and not injected.after:
+        codes = dict.fromkeys(wanted, injected.error)
+    elif unknown:
+        codes = {
+            one: ErrorCode.unknown_topic_or_partition if one in unknown else ErrorCode.operation_not_attempted
+            for one in wanted
+        }
+    elif _not_coordinator(cluster, node):
+        codes = dict.fromkeys(wanted, ErrorCode.not_coordinator)
+    else:
+        error = yield from cluster.coordinator.add_partitions(
+            body.v3_and_below_transactional_id,
+            body.v3_and_below_producer_id,
+            body.v3_and_below_producer_epoch,
+            wanted,
+        )
+        codes = dict.fromkeys(wanted, injected.error if injected else error)
+    return make(
+        module.AddPartitionsToTxnResponse,
+        throttle_time=ZERO,
+        results_by_topic_v3_and_below=tuple(
+            module.AddPartitionsToTxnTopicResult(
+                name=topic.name,
+                results_by_partition=tuple(
+                    module.AddPartitionsToTxnPartitionResult(
+                        partition_index=p, partition_error_code=codes[topic.name, p]
+                    )
+                    for p in topic.partitions
+                ),
+            )
+            for topic in body.v3_and_below_topics
+        ),
+    )
 
 
 # --- Produce
@@ -119,23 +173,26 @@ def _produce(cluster: ModelCluster, node: Node, request: Request) -> Work:
             data = bytes(part.records or b"")
             header = read_header(data) if len(data) >= HEADER_SIZE else None
             if body.transactional_id is not None and header is not None and header.transactional:
-                if request.version < 12:
-                    raise ModelError(f"Produce v{request.version}: the model speaks transactions version 2 only")
+                _same_version(cluster, request, 2 if request.version >= 12 else 1)
                 claimed = header.producer_id, header.producer_epoch
                 if log.outdated(*claimed):
                     outcome[key, part.index] = ErrorCode.invalid_producer_epoch, -1
                     continue
-                if not log.has_ongoing(*claimed):
+                if cluster.verifies and not log.has_ongoing(*claimed):
                     guards[log.topic, log.partition] = log.verify(*claimed, header.base_sequence)
             appends.append((key, part.index, log, data))
-    refused = ErrorCode.none
+    refused: dict[tuple[str, int], ErrorCode] = {}
+    if guards and cluster.coordinator.version == 2:
+        refused = dict.fromkeys(guards, (yield from _add_partitions(cluster, body.transactional_id, *claimed, guards)))
+    elif guards:
+        refused = {place: _verified(cluster, body.transactional_id, *claimed, place) for place in guards}
     if guards:
-        refused = yield from _add_partitions(cluster, body.transactional_id, *claimed, guards)
         yield Wait("produce is checked, not yet appended")
     for key, index, log, data in appends:
-        guard = guards.get((log.topic, log.partition))
-        if guard is not None and refused:
-            outcome[key, index] = refused, -1
+        place = log.topic, log.partition
+        guard = guards.get(place)
+        if guard is not None and refused[place]:
+            outcome[key, index] = refused[place], -1
         else:
             outcome[key, index] = log.append(data, guard, cluster.clock.ms())
     if injected:
@@ -155,6 +212,17 @@ def _add_partitions(
             # Old clients take PRODUCER_FENCED for the end, so a produce says INVALID_PRODUCER_EPOCH instead.
             return ErrorCode.invalid_producer_epoch if error is ErrorCode.producer_fenced else error
         yield Wait("produce meets a completing transaction", until=cluster.clock.now + RETRY_SECONDS)
+
+
+def _verified(
+    cluster: ModelCluster, transactional_id: str, producer_id: int, epoch: int, place: tuple[str, int]
+) -> ErrorCode:
+    """The coordinator's word on a produce of version 1, as the broker passes it on."""
+    error = cluster.coordinator.verify(transactional_id, producer_id, epoch, place)
+    return {
+        ErrorCode.producer_fenced: ErrorCode.invalid_producer_epoch,
+        ErrorCode.concurrent_transactions: ErrorCode.not_enough_replicas,
+    }.get(error, error)
 
 
 def _append_time(cluster: ModelCluster, topic: Any, index: int, error: ErrorCode) -> datetime.datetime | None:
@@ -306,5 +374,6 @@ _IN_STEPS: Final[dict[int, Callable[[ModelCluster, Node, Request], Work]]] = {
     PRODUCE: _produce,
     FETCH: _fetch,
     INIT_PRODUCER_ID: _init_producer_id,
+    ADD_PARTITIONS_TO_TXN: _add_partitions_to_txn,
     END_TXN: _end_txn,
 }

@@ -15,8 +15,10 @@ from kio.serial import entity_reader, entity_writer
 from kio.static.constants import EntityType
 
 from .messages import (
+    ADD_PARTITIONS_TO_TXN,
     API_VERSIONS,
     DESCRIBE_PRODUCERS,
+    DESCRIBE_TRANSACTIONS,
     END_TXN,
     FETCH,
     FIND_COORDINATOR,
@@ -166,8 +168,8 @@ class Client:
                 raise AssertionError(f"InitProducerId answers {error}")
             self.network.sleep(0.005)
 
-    def end_body(self, transactional_id: str, held: tuple[int, int], commit: bool) -> Any:
-        return requests(END_TXN, 5).EndTxnRequest(
+    def end_body(self, transactional_id: str, held: tuple[int, int], commit: bool, version: int = 5) -> Any:
+        return requests(END_TXN, version).EndTxnRequest(
             transactional_id=transactional_id, producer_id=held[0], producer_epoch=held[1], committed=commit
         )
 
@@ -175,6 +177,34 @@ class Client:
         """EndTxn: (error, next producer id, next epoch)."""
         answer = self.call(END_TXN, 5, self.end_body(transactional_id, held, commit))
         return int(answer.error_code), answer.producer_id, answer.producer_epoch
+
+    def add_partitions(self, transactional_id: str, held: tuple[int, int], *partitions: TopicPartition) -> list[int]:
+        """AddPartitionsToTxn of transactions version 1: an error for each partition of one topic after the other."""
+        module = requests(ADD_PARTITIONS_TO_TXN, 3)
+        body = module.AddPartitionsToTxnRequest(
+            v3_and_below_transactional_id=transactional_id,
+            v3_and_below_producer_id=held[0],
+            v3_and_below_producer_epoch=held[1],
+            v3_and_below_topics=tuple(
+                module.AddPartitionsToTxnTopic(name=topic, partitions=(partition,)) for topic, partition in partitions
+            ),
+        )
+        answer = self.call(ADD_PARTITIONS_TO_TXN, 3, body)
+        return [
+            int(one.partition_error_code)
+            for topic in answer.results_by_topic_v3_and_below
+            for one in topic.results_by_partition
+        ]
+
+    def end_v1(self, transactional_id: str, held: tuple[int, int], *, commit: bool) -> int:
+        """EndTxn of transactions version 1: the error."""
+        return int(self.call(END_TXN, 4, self.end_body(transactional_id, held, commit, 4)).error_code)
+
+    def describe_transaction(self, transactional_id: str) -> tuple[str, int, int]:
+        """(state, producer id, epoch)."""
+        body = requests(DESCRIBE_TRANSACTIONS, 0).DescribeTransactionsRequest(transactional_ids=(transactional_id,))
+        state = self.call(DESCRIBE_TRANSACTIONS, 0, body).transaction_states[0]
+        return state.transaction_state, state.producer_id, state.producer_epoch
 
     def produce_body(self, version: int, transactional_id: str | None, batches: Mapping[TopicPartition, bytes]) -> Any:
         module = requests(PRODUCE, version)

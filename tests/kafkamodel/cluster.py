@@ -105,18 +105,30 @@ class ModelCluster:
     """`name` is also its host name; nodes listen on ports from 9092.
 
     `fresh`: the first FindCoordinator makes the transaction log and is answered COORDINATOR_NOT_AVAILABLE.
-    `max_epoch`: where producer epochs end, 32767 in Kafka.
+    `max_epoch`: where producer epochs end, 32767 in Kafka. `transactions`: the finalised transaction.version.
+    `verifies`: before it appends, a broker asks whether a batch is in the transaction that it claims to be in; brokers
+    before 3.6 do not.
     """
 
-    def __init__(self, name: str, *, nodes: int = 1, fresh: bool = False, max_epoch: int = MAX_EPOCH) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        nodes: int = 1,
+        fresh: bool = False,
+        max_epoch: int = MAX_EPOCH,
+        transactions: int = 2,
+        verifies: bool = True,
+    ) -> None:
         self.name = name
         self.cluster_id = f"cluster-{name}"
         self.clock = Clock()
         self.nodes = {i + 1: Node(i + 1, name, 9092 + i) for i in range(nodes)}
         self.topics: dict[str, Topic] = {}
-        self.coordinator = Coordinator(lambda: self.clock.now, max_epoch=max_epoch)
+        self.coordinator = Coordinator(lambda: self.clock.now, max_epoch=max_epoch, version=transactions)
         self.coordinator_node: int | None = 1
         self.fresh = fresh
+        self.verifies = verifies
         self.has_transaction_log = False
         self.names_records = True  # says in the answer to a produce which records of a batch it refuses
         self.injected: list[Injected] = []
@@ -158,6 +170,8 @@ class ModelCluster:
                 log_append_time=log_append_time,
                 compact=compact,
                 segment_batches=segment_batches,
+                transactions=self.coordinator.version,
+                verifies=self.verifies,
             )
             for p in range(partitions)
         ]

@@ -1,4 +1,4 @@
-"""The transaction coordinator of Kafka 4.3.1 with transaction.version 2 (KIP-890).
+"""The transaction coordinator of Kafka 4.3.1 with transaction.version 2 (KIP-890) or 1.
 
 Every change of a transactional id's state is first pending, then durable; between the two any other request about the
 id can arrive. A caller runs each verb as a generator: where it yields, time may pass and others may come between.
@@ -76,10 +76,12 @@ class Transaction:
 
 
 class Coordinator:
-    """`max_epoch` is Kafka's Short.MaxValue; a small one makes producer ids run out within a test."""
+    """`max_epoch` is Kafka's Short.MaxValue; a small one makes producer ids run out within a test. `version` is the
+    finalised transaction.version."""
 
-    def __init__(self, now: Callable[[], float], *, max_epoch: int = MAX_EPOCH) -> None:
+    def __init__(self, now: Callable[[], float], *, max_epoch: int = MAX_EPOCH, version: int = 2) -> None:
         self.now = now
+        self.version = version
         self.max_epoch = max_epoch
         self.transactions: dict[str, Transaction] = {}
         self._next_producer_id = 1000
@@ -147,7 +149,7 @@ class Coordinator:
         yield Wait(f"{txn.transactional_id} is fenced")
         return (yield from self.end(txn.transactional_id, txn.producer_id, epoch, commit=False, from_client=False))
 
-    # --- AddPartitionsToTxn, as the brokers send it for a produce
+    # --- AddPartitionsToTxn, as a client sends it (version 1), or a broker for a produce (version 2)
 
     def add_partitions(
         self, transactional_id: str, producer_id: int, epoch: int, partitions: Iterable[TopicPartition]
@@ -174,11 +176,24 @@ class Coordinator:
         txn.move(State.ONGOING)
         return ErrorCode.none
 
+    def verify(self, transactional_id: str, producer_id: int, epoch: int, partition: TopicPartition) -> ErrorCode:
+        """What a broker asks before a produce of version 1: is the partition in the transaction?"""
+        txn = self.transactions.get(transactional_id)
+        if txn is None or txn.producer_id != producer_id:
+            return ErrorCode.invalid_producer_id_mapping
+        if txn.epoch != epoch:
+            return ErrorCode.producer_fenced
+        if txn.pending is not None or txn.state in PREPARED:
+            return ErrorCode.concurrent_transactions
+        return ErrorCode.none if partition in txn.partitions else ErrorCode.transaction_abortable
+
     # --- EndTxn
 
     def end(
         self, transactional_id: str, producer_id: int, epoch: int, *, commit: bool, from_client: bool = True
     ) -> Generator[Wait, None, Answer]:
+        if self.version == 1:
+            return (yield from self._end_in_version_1(transactional_id, producer_id, epoch, commit, from_client))
         txn = self.transactions.get(transactional_id)
         if txn is None:
             return Answer(ErrorCode.invalid_producer_id_mapping)
@@ -232,6 +247,38 @@ class Coordinator:
         if next_producer_id != NONE:
             return Answer(ErrorCode.none, next_producer_id, 0)
         return Answer(ErrorCode.none, txn.producer_id, txn.epoch)
+
+    def _end_in_version_1(
+        self, transactional_id: str, producer_id: int, epoch: int, commit: bool, from_client: bool
+    ) -> Generator[Wait, None, Answer]:
+        txn = self.transactions.get(transactional_id)
+        if txn is None or txn.producer_id != producer_id:
+            return Answer(ErrorCode.invalid_producer_id_mapping)
+        if (from_client and epoch != txn.epoch) or epoch < txn.epoch:
+            return Answer(ErrorCode.producer_fenced)
+        fence = txn.pending is State.PREPARE_EPOCH_FENCE
+        if txn.pending is not None and not fence:
+            return Answer(ErrorCode.concurrent_transactions)
+        if txn.state in PREPARED:
+            same = commit == (txn.state is State.PREPARE_COMMIT)
+            return Answer(ErrorCode.concurrent_transactions if same else ErrorCode.invalid_txn_state)
+        if txn.state in COMPLETE:
+            same = commit == (txn.state is State.COMPLETE_COMMIT)
+            return Answer(ErrorCode.none if same else ErrorCode.invalid_txn_state)
+        if txn.state is not State.ONGOING:
+            return Answer(ErrorCode.invalid_txn_state)
+        if fence and commit:
+            return Answer(ErrorCode.unknown_server_error)
+        if fence:
+            # The bumped epoch, which nobody is ever given, is that of the markers; the one before is forgotten.
+            txn.epoch, txn.last_epoch = epoch, NONE
+        prepared = State.PREPARE_COMMIT if commit else State.PREPARE_ABORT
+        txn.pending = prepared
+        yield Wait(f"{txn.transactional_id} becomes {prepared.value}")
+        txn.move(prepared)
+        txn.pending = State.COMPLETE_COMMIT if commit else State.COMPLETE_ABORT
+        txn.owed = sorted(txn.partitions)
+        return Answer(ErrorCode.none)
 
     def complete(self, txn: Transaction) -> None:
         """All markers are written."""

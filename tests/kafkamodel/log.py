@@ -113,6 +113,8 @@ class PartitionLog:
         log_append_time: bool,
         compact: bool,
         segment_batches: int | None,
+        transactions: int = 2,
+        verifies: bool = True,
     ) -> None:
         self.topic = topic
         self.partition = partition
@@ -120,6 +122,8 @@ class PartitionLog:
         self.log_append_time = log_append_time
         self.compact = compact
         self.segment_batches = segment_batches
+        self.transactions = transactions
+        self.verifies = verifies
         self._pushed = 0
         self.leader_epoch = 0
         self.log_start = 0
@@ -175,6 +179,7 @@ class PartitionLog:
             # the guard away, so that no record is appended outside the transaction it was checked for.
             if (
                 header.transactional
+                and self.verifies
                 and not self.has_ongoing(header.producer_id, header.producer_epoch)
                 and (guard is None or self.verifying.get(header.producer_id) is not guard)
             ):
@@ -226,7 +231,8 @@ class PartitionLog:
         if epoch < state.epoch:
             return ErrorCode.invalid_producer_epoch
         guard = self.verifying.get(header.producer_id)
-        if guard is not None and (sequence > guard.lowest_sequence or (sequence != 0 and not state.batches)):
+        begins_late = self.transactions == 2 and sequence != 0 and not state.batches
+        if guard is not None and (sequence > guard.lowest_sequence or begins_late):
             return ErrorCode.out_of_order_sequence_number
         if epoch != state.epoch:
             if sequence != 0 and state.epoch != -1:
@@ -270,7 +276,8 @@ class PartitionLog:
     ) -> None:
         """The end of a transaction. With version 2 its epoch is one above that of the data it ends."""
         state = self.producers.setdefault(producer_id, ProducerState())
-        if epoch < state.epoch or (epoch == state.epoch and state.first_offset is not None and epoch != MAX_SHORT):
+        same = epoch == state.epoch and state.first_offset is not None and epoch != MAX_SHORT
+        if epoch < state.epoch or (same and self.transactions == 2):
             raise AssertionError(
                 f"{self}: marker of producer {producer_id} has epoch {epoch}, the log is at {state.epoch}"
             )

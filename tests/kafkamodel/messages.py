@@ -23,8 +23,10 @@ FIND_COORDINATOR: Final = 10
 API_VERSIONS: Final = 18
 INIT_PRODUCER_ID: Final = 22
 OFFSET_FOR_LEADER_EPOCH: Final = 23
+ADD_PARTITIONS_TO_TXN: Final = 24
 END_TXN: Final = 26
 DESCRIBE_PRODUCERS: Final = 61
+DESCRIBE_TRANSACTIONS: Final = 65
 
 NAMES: Final[Mapping[int, str]] = {
     PRODUCE: "Produce",
@@ -35,12 +37,14 @@ NAMES: Final[Mapping[int, str]] = {
     API_VERSIONS: "ApiVersions",
     INIT_PRODUCER_ID: "InitProducerId",
     OFFSET_FOR_LEADER_EPOCH: "OffsetForLeaderEpoch",
+    ADD_PARTITIONS_TO_TXN: "AddPartitionsToTxn",
     END_TXN: "EndTxn",
     DESCRIBE_PRODUCERS: "DescribeProducers",
+    DESCRIBE_TRANSACTIONS: "DescribeTransactions",
 }
 
-# What a broker of 4.3 offers of the APIs that the model has. EndTxn below v5 and transactional Produce below v12 are
-# refused loudly: they are transactions version 1.
+# What a broker of 4.3 offers of the APIs that the model has, whichever transaction.version the cluster has finalised.
+# The versions of EndTxn and of transactional Produce that belong to the other one are refused loudly.
 OFFERED: Final[Mapping[int, tuple[int, int]]] = {
     PRODUCE: (3, 13),
     FETCH: (4, 17),
@@ -50,8 +54,10 @@ OFFERED: Final[Mapping[int, tuple[int, int]]] = {
     API_VERSIONS: (0, 4),
     INIT_PRODUCER_ID: (0, 5),
     OFFSET_FOR_LEADER_EPOCH: (2, 4),
+    ADD_PARTITIONS_TO_TXN: (0, 5),
     END_TXN: (0, 5),
     DESCRIBE_PRODUCERS: (0, 0),
+    DESCRIBE_TRANSACTIONS: (0, 0),
 }
 
 ZERO: Final = datetime.timedelta(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from .log import PartitionLog
 from .messages import (
     API_VERSIONS,
     DESCRIBE_PRODUCERS,
+    DESCRIBE_TRANSACTIONS,
     FIND_COORDINATOR,
     LIST_OFFSETS,
     METADATA,
@@ -60,7 +62,11 @@ def _api_versions(cluster: ModelCluster, node: Node, request: Request) -> Any:
             ),
             "finalized_features_epoch": 1,
             "finalized_features": (
-                module.FinalizedFeatureKey(name="transaction.version", max_version_level=2, min_version_level=2),
+                module.FinalizedFeatureKey(
+                    name="transaction.version",
+                    max_version_level=cluster.coordinator.version,
+                    min_version_level=cluster.coordinator.version,
+                ),
             ),
         }
     return make(module.ApiVersionsResponse, error_code=ErrorCode.none, api_keys=keys, throttle_time=ZERO, **fields)
@@ -243,6 +249,32 @@ def _describe_producers(cluster: ModelCluster, node: Node, request: Request) -> 
     return module.DescribeProducersResponse(throttle_time=ZERO, topics=tuple(topics))
 
 
+def _describe_transactions(cluster: ModelCluster, node: Node, request: Request) -> Any:
+    module = responses(DESCRIBE_TRANSACTIONS, request.version)
+    injected = cluster.injected_for(request.api, request.body)
+    states = []
+    for transactional_id in request.body.transactional_ids:
+        txn = cluster.coordinator.transactions.get(transactional_id)
+        error = ErrorCode.none if txn is not None else ErrorCode.transactional_id_not_found
+        if not cluster.has_transaction_log or cluster.coordinator_node != node.node_id:
+            error = ErrorCode.not_coordinator
+        error = injected.error if injected else error
+        known = txn if not error else None
+        states.append(
+            module.TransactionState(
+                error_code=error,
+                transactional_id=transactional_id,
+                transaction_state=known.state.value if known else "",
+                transaction_timeout=datetime.timedelta(milliseconds=known.timeout_ms if known else 0),
+                transaction_start_time=datetime.datetime.fromtimestamp(0, datetime.UTC),
+                producer_id=known.producer_id if known else -1,
+                producer_epoch=known.epoch if known else -1,
+                topics=(),
+            )
+        )
+    return module.DescribeTransactionsResponse(throttle_time=ZERO, transaction_states=tuple(states))
+
+
 AT_ONCE: Final[dict[int, Callable[[ModelCluster, Node, Request], Any]]] = {
     LIST_OFFSETS: _list_offsets,
     METADATA: _metadata,
@@ -250,4 +282,5 @@ AT_ONCE: Final[dict[int, Callable[[ModelCluster, Node, Request], Any]]] = {
     API_VERSIONS: _api_versions,
     OFFSET_FOR_LEADER_EPOCH: _offset_for_leader_epoch,
     DESCRIBE_PRODUCERS: _describe_producers,
+    DESCRIBE_TRANSACTIONS: _describe_transactions,
 }
