@@ -16,6 +16,7 @@ import msgspec
 
 from eomirror import _fastpath
 from eomirror.errors import BrokerError, ConnectionLost, Refused
+from eomirror.security import Security
 from eomirror.wire import (
     DESCRIBE_PRODUCERS,
     FETCH,
@@ -111,8 +112,10 @@ class Brokers:
         *,
         connect_seconds: float = CONNECT_SECONDS,
         request_seconds: float = REQUEST_SECONDS,
+        security: Security | None = None,
     ) -> None:
         self.name = name
+        self._security = security
         self._connect_seconds = connect_seconds
         self._request_seconds = request_seconds
         self.network = network
@@ -129,7 +132,7 @@ class Brokers:
 
     def dial(self, address: Address) -> Connection:
         """A new connection, owned by the caller."""
-        return Connection(self.network, address, self._client_id, self._connect_seconds)
+        return Connection(self.network, address, self._client_id, self._connect_seconds, self._security)
 
     def address(self, node: int) -> Address:
         """Where a node listens, by the newest metadata."""
@@ -154,13 +157,15 @@ class Brokers:
             return next(iter(self._open.values()))
         addresses = list(dict.fromkeys([*self._addresses.values(), *self._bootstrap]))
         random.shuffle(addresses)
-        causes = []
+        causes, hints = [], []
         for address in addresses:
             try:
                 return self.at(address)
             except ConnectionLost as error:
                 causes.append(error.message)
-        raise ConnectionLost(f"cluster {self.name}: no broker answers ({'; '.join(causes)})")
+                hints.append(error.hint)
+        hint = next(filter(None, hints), "")
+        raise ConnectionLost(f"cluster {self.name}: no broker answers ({'; '.join(causes)})", hint=hint)
 
     def ask(self, connection: Connection, request: Any, seconds: float | None = None) -> Any:
         """One request, one answer. A connection that breaks is forgotten, so that the next question dials anew."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 # Values of these may be shown by `config show`; all others are masked, so a new key is a secret until somebody says
@@ -16,9 +17,13 @@ SHOWN = frozenset(
     {
         "client.id",
         "client.rack",
+        "sasl.mechanism",
+        "sasl.mechanisms",
+        "sasl.username",
         "security.protocol",
         "socket.connection.setup.timeout.ms",
         "socket.timeout.ms",
+        "ssl.ca.location",
     }
 )
 
@@ -46,9 +51,15 @@ class Text(NamedTuple):
 ACCEPTED: dict[str, Number | Word | Text] = {
     "client.id": Text(r"[A-Za-z0-9._-]{1,200}", "1 to 200 of letters, digits, dot, underscore and dash"),
     "client.rack": Text(r"[^\x00-\x1f\x7f]{1,200}", "1 to 200 printable characters"),
-    "security.protocol": Word(("PLAINTEXT",)),
+    "sasl.mechanism": Word(("SCRAM-SHA-512",)),
+    "sasl.mechanisms": Word(("SCRAM-SHA-512",)),
+    # ASCII: there every library prepares names and passwords for SCRAM in the same way.
+    "sasl.password": Text(r"[\x20-\x7e]{1,1000}", "1 to 1000 printable ASCII characters"),
+    "sasl.username": Text(r"[\x21-\x2b\x2d-\x3c\x3e-\x7e]{1,200}", "1 to 200 of ASCII without blank, comma and ="),
+    "security.protocol": Word(("PLAINTEXT", "SASL_SSL")),
     "socket.connection.setup.timeout.ms": Number(1_000, 300_000),
     "socket.timeout.ms": Number(1_000, 300_000),
+    "ssl.ca.location": Text(r"[^\x00-\x1f\x7f]{1,4096}", "the path of a PEM file"),
 }
 
 
@@ -69,6 +80,7 @@ _GROUP = Forced("workers share the group eomirror.<flow>, its membership decides
 _PASS_THROUGH = Forced("record batches are copied as they are, a mirrored batch keeps its codec and its size")
 _VERSIONS = Forced("both sides' versions are always asked for; the transaction protocol depends on them")
 _FETCH_SIZE = Forced("the size of a fetch bounds a lane's memory", 'set "fetch.max_bytes" in the flow')
+_ALWAYS_CHECKED = Forced("certificates and host names of brokers are always checked")
 _DEADLINE = Forced("one deadline holds for a whole transaction", 'set "commit.transaction_timeout" in the flow')
 
 FORCED: dict[str, Forced] = {
@@ -88,6 +100,7 @@ FORCED: dict[str, Forced] = {
     "enable.auto.commit": _POSITION,
     "enable.auto.offset.store": _POSITION,
     "enable.idempotence": _EXACTLY_ONCE,
+    "enable.ssl.certificate.verification": _ALWAYS_CHECKED,
     "fetch.max.bytes": _FETCH_SIZE,
     "fetch.message.max.bytes": _FETCH_SIZE,
     "group.id": _GROUP,
@@ -107,12 +120,25 @@ FORCED: dict[str, Forced] = {
     "request.required.acks": _EXACTLY_ONCE,
     "retries": _EXACTLY_ONCE,
     "session.timeout.ms": Forced("a worker has one session time-out in every flow", 'set "worker.session_timeout"'),
+    "ssl.endpoint.identification.algorithm": _ALWAYS_CHECKED,
     "transaction.timeout.ms": _DEADLINE,
     "transactional.id": _LANE_IDENTITY,
 }
 
-_SECURED = ("sasl.", "ssl.", "enable.ssl.", "https.")
-_NOT_SECURED = "secured clusters are not in this version"
+# What these keys are for has not been tried on a real cluster; the first that fits counts.
+_UNTRIED = {
+    "ssl.key": "mutual TLS",
+    "ssl.certificate": "mutual TLS",
+    "sasl.oauthbearer.": "OAUTHBEARER",
+    "sasl.kerberos.": "GSSAPI",
+    "enable.sasl.oauthbearer.": "OAUTHBEARER",
+    "sasl.": "this key",
+    "ssl.": "this key",
+    "enable.ssl.": "this key",
+    "https.": "this key",
+}
+_NOT_TRIED = "has not been tried, so it is refused"
+_TRIED = "what works: security.protocol PLAINTEXT, or SASL_SSL with sasl.mechanism SCRAM-SHA-512"
 
 
 def check(key: str, value: str, quoted: str) -> tuple[str, str] | None:
@@ -123,14 +149,42 @@ def check(key: str, value: str, quoted: str) -> tuple[str, str] | None:
     if key in FORCED:
         forced = FORCED[key]
         return f"this key cannot be set: {forced.reason}", forced.hint
-    if key == "security.protocol" and value.upper() != "PLAINTEXT":
-        return _NOT_SECURED, "name a PLAINTEXT listener of the cluster"
-    if key.startswith(_SECURED):
-        return _NOT_SECURED, "remove the key and name a PLAINTEXT listener of the cluster"
     kind = ACCEPTED.get(key)
     if kind is None:
+        for prefix, what in _UNTRIED.items():
+            if key.startswith(prefix):
+                return f"{what} {_NOT_TRIED}", _TRIED
         return "unknown client key", nearest(key, [*ACCEPTED, *FORCED])
-    return None if _fits(kind, value) else (f"{quoted} is not {_expected(kind)}", "")
+    if _fits(kind, value):
+        return None
+    if key in ("security.protocol", *_MECHANISM):
+        return f"{quoted} {_NOT_TRIED}", _TRIED
+    return f"{quoted if key in SHOWN else 'the value'} is not {_expected(kind)}", ""
+
+
+_MECHANISM = ("sasl.mechanism", "sasl.mechanisms")
+
+
+def check_together(client: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(key, cause, hint) of each key of a `client:` section that does not go with the others."""
+    secured = client.get("security.protocol") == "SASL_SSL"
+    if secured:
+        needed = {
+            "ssl.ca.location": 'add "ssl.ca.location", a PEM file with the CA of the brokers\' certificates',
+            "sasl.mechanism": 'add "sasl.mechanism: SCRAM-SHA-512"',
+            "sasl.username": 'add "sasl.username"',
+            "sasl.password": 'add "sasl.password", for example from ${env:...} or ${file:...}',
+        }
+        for key, hint in needed.items():
+            if key not in client and not (key in _MECHANISM and _MECHANISM[1] in client):
+                yield "security.protocol", f"SASL_SSL needs {key}", hint
+    if all(key in client for key in _MECHANISM):
+        yield _MECHANISM[1], "means the same as sasl.mechanism, which is set too", "remove one of the two"
+    if not secured and client.get("security.protocol", "PLAINTEXT") == "PLAINTEXT":
+        for key in client:
+            if key in ACCEPTED and key.startswith(("sasl.", "ssl.")):
+                hint = 'set "security.protocol" to SASL_SSL, or remove the key'
+                yield key, "has no effect with security.protocol PLAINTEXT, which is the default", hint
 
 
 def _fits(kind: Number | Word | Text, value: str) -> bool:

@@ -14,6 +14,7 @@ from eomirror.config import ClusterConfig
 from eomirror.dialect import spoken_at
 from eomirror.errors import ConnectionLost, Preflight
 from eomirror.reading import Reader
+from eomirror.security import Security
 from eomirror.wire import API_NAMES, SPOKEN, Address, Network, TcpNetwork
 
 # What is set whatever the configuration says, and why. The configuration refuses these keys; it never ignores them.
@@ -50,6 +51,7 @@ class Cluster:
         self.name = name
         self.config = config
         self.network = network or TcpNetwork()
+        self._security = Security.of(config.client)
         self._admin: AdminClient | None = None
 
     @property
@@ -66,6 +68,7 @@ class Cluster:
             self.network,
             connect_seconds=int(keys.get("socket.connection.setup.timeout.ms", CONNECT_SECONDS * 1000)) / 1000,
             request_seconds=int(keys.get("socket.timeout.ms", REQUEST_SECONDS * 1000)) / 1000,
+            security=self._security,
         )
 
     def admin(self) -> AdminClient:

@@ -22,6 +22,7 @@ from eomirror import client_keys, transform
 from eomirror.decode import Check, Decoder, schema_of
 from eomirror.document import MAX_FILE_BYTES, InvalidConfig, Problem, compose, join, place_of, quote
 from eomirror.errors import ConfigError
+from eomirror.security import Untrusted, trust
 from eomirror.transform import Step
 from eomirror.units import Duration, Instant
 
@@ -358,6 +359,14 @@ def _check_cluster(decoder: Decoder, path: str, cluster: ClusterConfig) -> None:
         here = join(f"{path}.client", key)
         if found := client_keys.check(key, value, decoder.quoted(here)):
             decoder.problem_at(here, *found, key=True)
+    for key, cause, hint in client_keys.check_together(cluster.client):
+        decoder.problem_at(join(f"{path}.client", key), cause, hint, key=True)
+    if "ssl.ca.location" in cluster.client:
+        here = join(f"{path}.client", "ssl.ca.location")
+        try:
+            trust(cluster.client["ssl.ca.location"])
+        except Untrusted as error:
+            decoder.problem_at(here, f"{decoder.quoted(here)}: {error.cause}", error.hint, key=True)
 
 
 def _check_topics(decoder: Decoder, path: str, topics: TopicsConfig) -> None:

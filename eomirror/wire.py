@@ -28,6 +28,7 @@ from kio.static.primitive import i16, i32
 
 from eomirror import __version__
 from eomirror.errors import ConnectionLost
+from eomirror.security import Security, TlsSocket, is_tls, words
 
 Buffer = bytes | bytearray | memoryview
 
@@ -114,8 +115,11 @@ class TcpNetwork:
         by_fileno = {s.fileno(): s for s in sockets}
         for fileno in by_fileno:
             poller.register(fileno, select.POLLIN)
+        # What TLS has decrypted already is in no queue of the kernel: poll would wait for bytes that are here.
+        decrypted = {s.fileno() for s in sockets if isinstance(s, TlsSocket) and s.pending()}
         # In milliseconds, which Python rounds up: a wait of 0.4 ms doesn't become a busy loop.
-        return [by_fileno[fileno] for fileno, _ in poller.poll(max(timeout, 0.0) * 1000)]
+        polled = {fileno for fileno, _ in poller.poll(0 if decrypted else max(timeout, 0.0) * 1000)}
+        return [by_fileno[fileno] for fileno in by_fileno if fileno in decrypted or fileno in polled]
 
     def now(self) -> float:
         return time.monotonic()
@@ -141,13 +145,15 @@ class _Pending(NamedTuple):
 
 
 class Connection:
-    """A connection after its ApiVersions exchange.
+    """A connection after its ApiVersions exchange, and after its login if the cluster is secured.
 
     Every failure (refused, reset, closed, timed out, an answer that cannot be read) raises `ConnectionLost`; the
     connection is then closed and stays so. What was sent before may or may not have been done by the broker.
     """
 
-    def __init__(self, network: Network, address: Address, client_id: str, timeout: float) -> None:
+    def __init__(
+        self, network: Network, address: Address, client_id: str, timeout: float, security: Security | None = None
+    ) -> None:
         self.network = network
         self.address = address
         self.client_id = client_id
@@ -156,9 +162,14 @@ class Connection:
         try:
             self.socket = network.dial(address.host, address.port, timeout)
         except OSError as error:
-            raise ConnectionLost(f"{address}: {error.strerror or error}") from error
+            raise ConnectionLost(f"{address}: {words(error)}") from error
+        deadline = network.now() + timeout
         try:
-            self._agree(network.now() + timeout)
+            if security is not None:
+                self.socket = security.wrap(self.socket, str(address), address.host)
+            self._agree(deadline)
+            if security is not None:
+                security.log_in(str(address), lambda request: self.request(request, deadline))
         except BaseException:
             self.close()
             raise
@@ -221,7 +232,7 @@ class Connection:
             self._send_all(buffers)
         except OSError as error:
             self.close()
-            raise ConnectionLost(f"{self.address}: {error.strerror or error}") from error
+            raise ConnectionLost(f"{self.address}: {words(error)}") from error
         self.in_flight.append(pending)
 
     def _send_entity(self, request: Any, api_key: int, version: int) -> None:
@@ -276,11 +287,12 @@ class Connection:
         try:
             size = struct.unpack(">i", self._read(4, deadline))[0]
             if not 4 <= size <= MAX_FRAME_BYTES:
-                raise ConnectionLost(f"{self.address}: not a Kafka response (its size reads {size})")
+                hint = 'The listener speaks TLS: set "security.protocol" to SASL_SSL.' if is_tls(size) else ""
+                raise ConnectionLost(f"{self.address}: not a Kafka response (its size reads {size})", hint=hint)
             frame = self._read(size, deadline)
         except OSError as error:
             self.close()
-            raise ConnectionLost(f"{self.address}: {error.strerror or error}") from error
+            raise ConnectionLost(f"{self.address}: {words(error)}") from error
         except ConnectionLost:
             self.close()
             raise

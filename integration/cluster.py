@@ -20,7 +20,7 @@ import base64
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ class Cluster(Questions):
         heap_mb: int = 512,
         quick: bool = True,
         tether: bool = True,
+        listeners: Sequence[str] = (),
+        format_options: Sequence[str] = (),
         overrides: Mapping[str, object] | None = None,
         **server: object,
     ) -> Cluster:
@@ -90,6 +92,8 @@ class Cluster(Questions):
         heap_mb  each JVM's heap in MiB
         quick    JVM flags for a quick start (first-tier compiler, serial collector); False for benchmarks
         tether   False leaves the brokers running when this process ends
+        listeners   of a single node, beside the plain one: `NAME://127.0.0.1:port`
+        format_options   more of the format command
         overrides, **server   server.properties beyond SERVER, dots in keys (`**{"log.roll.ms": 5}`); None removes a key
         """
         features = {} if transaction_version is None else {"transaction.version": transaction_version}
@@ -108,7 +112,7 @@ class Cluster(Questions):
                 quick=quick,
                 tether=tether,
             )
-            node.format(cluster.cluster_id, cluster._controller_port, settings, features)
+            node.format(cluster.cluster_id, cluster._controller_port, settings, features, listeners, format_options)
             node.spawn()
             cluster.nodes[number] = node
         return cluster

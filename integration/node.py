@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,11 +139,20 @@ class Node:
         self._paused = False
 
     def format(
-        self, cluster_id: str, controller_port: int, settings: Mapping[str, object], features: Mapping[str, int]
+        self,
+        cluster_id: str,
+        controller_port: int,
+        settings: Mapping[str, object],
+        features: Mapping[str, int],
+        listeners: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
-        """Writes `server.properties` (SERVER, and `settings` over it; None removes a key) and formats the storage."""
+        """Writes `server.properties` (SERVER, and `settings` over it; None removes a key) and formats the storage.
+
+        listeners   beside the plain one; options   more of the format command
+        """
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        broker = f"PLAINTEXT://127.0.0.1:{self.port}"
+        broker = ",".join([f"PLAINTEXT://127.0.0.1:{self.port}", *listeners])
         is_controller = self.number == 1
         whole: dict[str, object] = {
             **SERVER,
@@ -159,7 +168,7 @@ class Node:
         self.properties.write_text("\n".join(lines) + "\n")
         levels = [part for name, level in features.items() for part in ("--feature", f"{name}={level}")]
         tool = "kafka.tools.StorageTool"
-        run_tool(self._jars, tool, "format", "-t", cluster_id, "-c", str(self.properties), *levels)
+        run_tool(self._jars, tool, "format", "-t", cluster_id, "-c", str(self.properties), *levels, *options)
 
     def spawn(self) -> None:
         """Starts the JVM; it must be down."""

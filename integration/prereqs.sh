@@ -78,6 +78,7 @@ java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 version=$("$java" -version 2>&1 | sed -n 's/.*version "\([0-9._]*\).*/\1/p' | head -n 1)
 [ "${version%%.*}" -ge 17 ] 2>/dev/null || version=
 row java "$version" "JDK 17 or newer" default-jdk-headless
+row openssl "$(openssl version 2>/dev/null | cut -d' ' -f2)" "3.0, for test certificates" openssl
 row maven "$(mvn -v 2>/dev/null | sed -n 's/.*Apache Maven \([0-9.]*\).*/\1/p')" "any" maven
 
 optional valgrind "$(valgrind --version 2>/dev/null | cut -d- -f2)" "instructions" valgrind

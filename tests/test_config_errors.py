@@ -374,14 +374,15 @@ GOLDEN = {
         "",
     ),
     "secured": (
-        with_client("security.protocol: SASL_SSL"),
-        '3:41: clusters.paris.client["security.protocol"]: secured clusters are not in this version',
-        "name a PLAINTEXT listener of the cluster",
+        with_client("security.protocol: SSL"),
+        '3:41: clusters.paris.client["security.protocol"]: "SSL" has not been tried, so it is refused',
+        "what works: security.protocol PLAINTEXT, or SASL_SSL with sasl.mechanism SCRAM-SHA-512",
     ),
     "secret": (
         with_client("sasl.password: hunter2"),
-        '3:41: clusters.paris.client["sasl.password"]: secured clusters are not in this version',
-        "remove the key and name a PLAINTEXT listener of the cluster",
+        '3:41: clusters.paris.client["sasl.password"]: has no effect with security.protocol PLAINTEXT, '
+        "which is the default",
+        'set "security.protocol" to SASL_SSL, or remove the key',
     ),
     "variable": (
         edited("a:9092", "${env:NOWHERE}"),

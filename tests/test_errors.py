@@ -22,12 +22,14 @@ from eomirror.errors import (
     Rewind,
     error_name,
 )
+from eomirror.security import Untrusted
 
 # Faulted and Rewind never end a process: a lane takes them. One that escapes is a bug.
 EXIT_CODES = {
     EomirrorError: Exit.BUG,
     ConfigError: Exit.USAGE,
     InvalidConfig: Exit.USAGE,
+    Untrusted: Exit.USAGE,
     Preflight: Exit.PREFLIGHT,
     ConnectionLost: Exit.PREFLIGHT,
     BrokerError: Exit.PREFLIGHT,

@@ -19,6 +19,7 @@ MAX_LINES = 530
 # import anything. A new module takes its place here first.
 LAYERS = (
     ("__version__", "_fastpath", "client_keys", "errors", "logs", "units"),
+    ("security",),
     ("document", "records", "steps", "transform", "wire"),
     ("brokers", "decode", "dialect", "ledger", "model"),
     ("blocked",),
@@ -37,7 +38,8 @@ NEVER_BELOW_A_LANE = {"clusters", "config", "control", "report", "scope", "topol
 IMPORTED_ONLY_IN = {
     "opentelemetry": set(),  # `telemetry` will be its home
     "confluent_kafka": {"clusters", "reading", "topology", "cli/version"},
-    "ssl": set(),  # `wire` will be its home
+    "ssl": {"security"},
+    "scramp": {"security"},
     "select": {"wire"},
     "asyncio": set(),
     "yaml": {"config", "decode", "document", "shown"},
@@ -68,7 +70,7 @@ CALLED_ONLY_IN = {
     "exec": set(),
 }
 # The interface of `socket.socket` and of time, word for word; what they do is said where they are declared.
-UNDOCUMENTED = {"wire": {"Socket", "Network", "TcpNetwork"}}
+UNDOCUMENTED = {"wire": {"Socket", "Network", "TcpNetwork"}, "security": {"TlsSocket"}}
 
 
 def _name(path: Path) -> str:
