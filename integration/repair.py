@@ -1,4 +1,4 @@
-"""What docs/operating.md says to do about MARKER_LOST, done: the marker that the fault's detail names is written."""
+"""What docs/operations.md says to do about MARKER_LOST, done: the marker that the fault's detail names is written."""
 
 from __future__ import annotations
 
