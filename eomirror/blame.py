@@ -49,12 +49,15 @@ class Blame:
         self.certain: dict[RouteKey, Faulted] = {}
         self._apart: dict[RouteKey, list[Apart]] = {}  # from coarse to fine, each inside the one before
         self._cuts: Counter[RouteKey] = Counter()
+        self._reached: dict[RouteKey, int] = {}  # where a partition that is cut stood at the last commit
         self._times: Counter[RouteKey] = Counter()
+        self._suspected: dict[RouteKey, int] = {}  # the offset of each that is counted in _times
         self._barred: dict[RouteKey, Barred] = {}
 
     def take(self, doubt: Rewind, now: float) -> None:
         """Learn from what the target has refused."""
         self._times.update((f.topic, f.partition) for f in doubt.suspects)
+        self._suspected |= {(f.topic, f.partition): f.offset or 0 for f in doubt.suspects}
         often = [f for f in doubt.suspects if self._times[f.topic, f.partition] >= SUSPECT_TIMES]
         for fault in (*doubt.faults, *often):
             key = fault.topic, fault.partition
@@ -106,13 +109,16 @@ class Blame:
 
     def committed(self, routes: Mapping[RouteKey, Route], now: float) -> None:
         """A transaction is decided: whatever went into it was not refused."""
-        self._times.clear()
+        for key in [k for k, offset in self._suspected.items() if k not in routes or routes[k].next_offset > offset]:
+            del self._suspected[key], self._times[key]
         self.taken(routes)
         for key, known in list(self._apart.items()):
             if key in routes:
                 self._apart[key] = [parts for parts in known if routes[key].next_offset < parts.end]
         self._apart = {key: known for key, known in self._apart.items() if known}
-        self._cuts = Counter({key: count for key, count in self._cuts.items() if key in self._apart})
+        moved = {k for k in self._cuts if k in routes and routes[k].next_offset > self._reached.get(k, -1)}
+        self._reached = {k: routes[k].next_offset for k in self._apart if k in routes}
+        self._cuts = Counter({k: count for k, count in self._cuts.items() if k in self._apart and k not in moved})
         self._barred = {
             key: one
             for key, one in self._barred.items()
@@ -123,15 +129,16 @@ class Blame:
         """The partitions that are not written to for now, and why."""
         return {key: one.detail for key, one in self._barred.items() if one.again_at > now}
 
-    def next_try(self) -> float | None:
-        """When the next of them is tried again."""
-        return min((one.again_at for one in self._barred.values()), default=None)
+    def next_try(self, now: float) -> float | None:
+        """When the next of them is tried again; of those whose time has come nothing is left to wait for."""
+        return min((one.again_at for one in self._barred.values() if one.again_at > now), default=None)
 
     def reconsider(self) -> None:
         """The target has other limits, or a person has decided: nothing is known of what it refuses."""
         self.certain.clear()
         self._apart.clear()
         self._cuts.clear()
+        self._reached.clear()
 
 
 def _is_ahead(route: Route) -> bool:

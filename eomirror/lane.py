@@ -192,7 +192,8 @@ class Lane:
 
     def _open(self, orders: Orders, metadata: Metadata, state: LaneState, obeyed: Orders | None) -> None:
         """Commit the new owner and what was found out about its routes before the first byte of data; then read on."""
-        now_ms = self._clock_ms()
+        # One moment for both: a route that is barred now has a time at which it is tried again.
+        now, now_ms = self._now(), self._clock_ms()
         adopted = adopt(
             self._source_brokers,
             self._target,
@@ -202,7 +203,7 @@ class Lane:
             self._known_head(),
             self._transactions,
             self._blame.certain,
-            self._blame.barred(self._now()),
+            self._blame.barred(now),
             now_ms,
         )
         if self._known_head().pinned_ms is None and not adopted.waiting:
@@ -222,7 +223,7 @@ class Lane:
         # What a person decided while nobody ran, or while a cluster was away, is still to be done.
         self._obeyed = orders if orders is obeyed or not self._undone(orders) else None
         self._waiting = adopted.waiting
-        self._again_at = self._blame.next_try()
+        self._again_at = self._blame.next_try(now)
         # A topic that was just created is news to its broker for a moment only.
         self._retry_at = self._now() + min(RETRY_SECONDS[0] * 2**self._retries, RETRY_SECONDS[1])
         self._retries = min(self._retries + 1, 10) if adopted.waiting else 0
@@ -449,6 +450,7 @@ class Lane:
     def _obey(self) -> None:
         """New orders: commit what is open, do what a person wants of the faults, then start as after a take-over."""
         orders = self.orders
+        are_new = orders is not self._obeyed
         if self._touched or self._transactions.number is not None:
             # With the ledger up to date a route may also go back: runs ascend inside a ledger record only.
             self._commit(self._begin(), close_ledger=True)
@@ -456,7 +458,8 @@ class Lane:
         if self._touched:
             self._commit(self._begin(), close_ledger=True)
         self._forget()
-        self._blame.reconsider()
+        if are_new:
+            self._blame.reconsider()
         self._take_over(obeyed=orders)
         if postponed:
             self._again_at = min(self._now() + POSTPONED_SECONDS, self._again_at or float("inf"))

@@ -86,7 +86,9 @@ class Route:
 
     def halts(self, fault: Faulted, now_ms: int) -> None:
         """It stands still at the fault's offset: at once, or when everything before it is mirrored. What is to be done
-        about a single bad record is decided when it is met."""
+        about a single bad record is decided when it is met; one below the position has been left out already."""
+        if fault.offset is not None and fault.offset < self.next_offset:
+            return
         if fault.offset is not None and (fault.offset > self.next_offset or fault.of_record):
             self.halt = fault
         else:

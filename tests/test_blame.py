@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eomirror.blame import APART_REQUESTS, BARRED_SECONDS, MAX_CUTS, Apart, Blame
+from eomirror.blame import APART_REQUESTS, BARRED_SECONDS, MAX_CUTS, SUSPECT_TIMES, Apart, Blame
 from eomirror.errors import Faulted, Reason, Rewind
 from tests.fakes import route
 
@@ -82,15 +82,49 @@ def test_a_partition_without_the_right_to_write_is_tried_again_later_and_later()
     for _ in range(8):
         blame.take(barred(), now)
         assert blame.barred(now) == {KEY: "TOPIC_AUTHORIZATION_FAILED (29)"}
-        again = blame.next_try()
+        again = blame.next_try(now)
         assert again is not None
         pauses.append(again - now)
         now = again
-        assert blame.barred(now) == {}
+        assert (blame.barred(now), blame.next_try(now)) == ({}, None)
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == BARRED_SECONDS
     assert blame.certain == {}
     written = route(next_offset=7)
     written.leader = 1
     blame.committed({KEY: written}, now)
-    assert blame.next_try() is None
+    blame.take(barred(), now)
+    assert blame.next_try(now) == now + BARRED_SECONDS[0]
+
+
+def test_cuts_are_counted_anew_when_the_partition_has_moved() -> None:
+    blame = Blame()
+    for bad in range(0, 100_000, 2_500):
+        blame.take(refused(0, 100_000), 0.0)
+        blame.take(refused(bad, bad + 200), 0.0)
+        blame.take(refused(bad, bad + 1), 0.0)
+        assert blame.certain[KEY].offset == bad
+        blame.certain.clear()
+        blame.committed({KEY: route(next_offset=bad + 1)}, 0.0)
+
+
+def test_a_suspect_is_faulted_although_others_commit_in_between() -> None:
+    blame, other = Blame(), route(next_offset=9, key=("orders", 1))
+    suspected = Rewind("produce_refused", "no")
+    suspected.suspects = (Faulted(*KEY, Reason.TARGET_REFUSED, "odd", offset=5, next_offset=6),)
+    for _ in range(SUSPECT_TIMES):
+        assert blame.certain == {}
+        blame.take(suspected, 0.0)
+        if not blame.certain:
+            blame.committed({KEY: route(next_offset=5), other.key: other}, 0.0)
+    assert set(blame.certain) == {KEY}
+
+
+def test_a_suspect_that_went_well_in_the_end_is_none() -> None:
+    blame = Blame()
+    suspected = Rewind("produce_refused", "no")
+    suspected.suspects = (Faulted(*KEY, Reason.TARGET_REFUSED, "odd", offset=5, next_offset=6),)
+    for _ in range(SUSPECT_TIMES * 3):
+        blame.take(suspected, 0.0)
+        blame.committed({KEY: route(next_offset=6)}, 0.0)
+    assert blame.certain == {}

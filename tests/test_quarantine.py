@@ -79,7 +79,7 @@ def test_bad_records_are_left_out_one_by_one_whatever_dies(
 ) -> None:
     source, target = clusters(batches)
     target.names_records = named
-    mirror(source, target, policy, Script(choices, Faults(kills=2)))
+    mirror(source, target, policy, Script(choices, Faults(kills=2, breaks=3)))
     everything = source.committed(*KEY)
     bad = [offset for offset, record in enumerate(everything) if record.key is None]
     assert [r.content for r in target.committed(*KEY)] == [r.content for r in everything if r.key is not None]
