@@ -11,7 +11,7 @@ from .cluster import Cluster
 from .node import free_ports
 
 USER, PASSWORD = "mirror", "s3cret-of-the-mirror"
-SESSION_MS = 1500
+SESSION_MS = 4000
 MECHANISM = "SCRAM-SHA-512"
 
 
