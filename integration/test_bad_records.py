@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ def write(source: Cluster, topic: str, first: int, count: int, bad: set[int], la
     """Batches of about a hundred records; those in `bad` have no key, which a compacted topic refuses."""
     producer = source.producer({"linger.ms": 200, "batch.num.messages": 100, "compression.type": "lz4"})
     for number in range(first, first + count):
-        value = b"%d" % number + (bytes(range(256)) * 20 if number == large else b"")
+        value = b"%d" % number + (random.Random(number).randbytes(6000) if number == large else b"")
         producer.produce(
             topic,
             value,
