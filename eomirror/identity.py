@@ -25,7 +25,8 @@ COORDINATOR_MOVED: Final = frozenset({14, 15, 16})  # loading, not available, no
 # There is a newer epoch or another producer id: InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced. A
 # transaction that the coordinator timed out looks the same; only InitProducerId with the epoch that we held can tell.
 FENCED: Final = frozenset({47, 49, 90})
-# The epoch that we named is not the newest. At the last epoch of a producer id, a broker says UnknownServerError.
+# The epoch that we named is not the newest. At the last epoch of a producer id, brokers say UnknownServerError, also to
+# whoever repeats the question that got him there.
 OVERTAKEN: Final = FENCED | {-1}
 NOT_AUTHORIZED: Final = frozenset({29, 31, 53})  # topic, cluster, transactional id
 # The cause of a rewind for any of these: a right that was taken away may be given back.
@@ -125,7 +126,7 @@ class Registrar:
                 identity.hold(*held)
                 self._has_taken = True
                 return
-            if code in FENCED and claimed is not None:
+            if code in OVERTAKEN and claimed is not None:
                 raise Fenced(f"{identity.transactional_id}: InitProducerId answered {error_name(code)}")
             self._refuse(place, code)
             if code in COORDINATOR_MOVED:
