@@ -171,7 +171,8 @@ def latency(pair: Pair, scenario: Scenario, system: System, timing: Timing, labe
     mirrored = Growth([(pair.source, lambda name: name == f"live-{label}")])
     try:
         with stream(pair, scenario, system, label) as live:
-            time.sleep(timing.of(system))
+            # The brokers' JVMs have many small requests to get used to, whoever sends them.
+            time.sleep(timing.jvm_warm_up)
             began = time.monotonic()
             sizes = [(internal.look(), mirrored.look())]
             while time.monotonic() < began + timing.seconds:

@@ -33,8 +33,9 @@ from . import about, check, live, report, rounds
 from .peer import SYSTEMS
 from .prepare import prepare
 from .rounds import Pair, Timing
-from .scenarios import SCENARIOS, Scenario
+from .scenarios import EOMIRROR, SCENARIOS, Scenario
 from .segments import LogError
+from .watch import Failed
 
 RESULTS = ROOT / "bench" / "results"
 SMOKE = ROOT / ".work" / "bench"
@@ -85,10 +86,15 @@ class Run:
         prepared = None
         if scenario.kind == "throughput":
             rate = scenario.rate * (SMOKE_SHARE if self.smoke else 1)
-            prepare(pair.source, "orders", scenario.data, round(rate * self.timing.prepared))
+            records = round(rate * self.timing.prepared)
+            _require_space(pair.source.folder, scenario.data.log_bytes(records))
+            prepare(pair.source, "orders", scenario.data, records)
             prepared = check.read_source(pair.source, "orders", scenario.header)
             seconds = time.monotonic() - began
             self._say(f"  prepared {prepared.records:,} records, {prepared.bytes / 1e9:.1f} GB in {seconds:.0f} s")
+            if not self.found:
+                rounds.rehearse(pair, scenario, SYSTEMS[EOMIRROR], "orders", self.timing.warm_up)
+                pair.clean(keep=lambda topic: topic == "orders")
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in scenario.systems}
         for number in range(self.count):
             # A slow minute of the machine meets all systems; none is always the first.
@@ -135,6 +141,14 @@ class Run:
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:6.0f} s  {text}", flush=True)
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Raises ClusterError unless the disk takes a prepared topic and a copy."""
+    free = shutil.disk_usage(folder).free
+    if free < 2.5 * size:
+        needed = f"{2.5 * size / 1e9:.0f} GB"
+        raise ClusterError(f"{needed} of disk are needed, {free / 1e9:.0f} GB are free\nhint: --seconds makes it less.")
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
@@ -206,7 +220,7 @@ def main() -> int:
             run(folder)
     except Interrupted as interrupted:
         incomplete = f"interrupted by {interrupted}"
-    except (ClusterError, KafkaException, LogError) as error:
+    except (ClusterError, KafkaException, LogError, Failed) as error:
         incomplete = str(error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -43,6 +43,10 @@ class Data:
     headers: bool = True
     aborted_tenths: int = 0  # of its transactions; 0: no transactions
 
+    def log_bytes(self, records: int) -> int:
+        """About what so many records take on disk, compression not counted."""
+        return records * (self.record_bytes + 61 // self.batch) * 10 // (10 - self.aborted_tenths)
+
     def __str__(self) -> str:
         parts = [f"{self.record_bytes} B records", f"batches of {self.batch}", f"compression {self.codec}"]
         parts.insert(1, "two headers" if self.headers else "no headers")
@@ -115,6 +119,7 @@ WRITERS = 2  # connections; the broker handles one request of each at a time
 IN_FLIGHT = 5
 PATIENCE = 60.0
 CONCURRENT_TRANSACTIONS = 51
+COMING = {14, 15, 16, CONCURRENT_TRANSACTIONS}  # answers of a coordinator that is not there yet
 
 
 class _Writer(threading.Thread):
@@ -158,7 +163,11 @@ class _Writer(threading.Thread):
             producer_id=-1,
             producer_epoch=-1,
         )
-        answer = self._coordinator.request(request, self._deadline())
+        deadline = self._deadline()
+        answer = self._coordinator.request(request, deadline)
+        while int(answer.error_code) in COMING and time.monotonic() < deadline:
+            time.sleep(0.05)
+            answer = self._coordinator.request(request, deadline)
         _expect(answer.error_code, "InitProducerId")
         self._producer_id, self._epoch = int(answer.producer_id), int(answer.producer_epoch)
 

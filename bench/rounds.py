@@ -26,7 +26,7 @@ class Timing:
 
     seconds: float = 30.0
     warm_up: float = 5.0  # after the first visible record
-    jvm_warm_up: float = 10.0  # the same for a JVM, which compiles meanwhile; the longer, the better its figures
+    jvm_warm_up: float = 10.0  # MirrorMaker 2's, which compiles meanwhile, and everybody's with a live stream
     kills: int = 3
     least: float = 15.0  # a shorter window has no figure: the prepared topic was too short
 
@@ -68,6 +68,17 @@ class Pair:
         """Removes what a round has left: all topics of the target, and those of the source that are not to be kept."""
         delete_topics(self.target, lambda _: False)
         delete_topics(self.source, keep)
+
+
+def rehearse(pair: Pair, scenario: Scenario, system: System, topic: str, seconds: float) -> None:
+    """Lets the brokers get used to what comes; nothing is measured. Raises Failed."""
+    running = system.start(pair.task(scenario, topic, "rehearsal"))
+    watch = Watch(running, pair.source, pair.target, topic)
+    try:
+        watch.wait_until(watch.wait_visible(START_SECONDS) + seconds, lambda _: False)
+    finally:
+        watch.stop()
+        running.stop()
 
 
 def throughput(

@@ -86,6 +86,10 @@ class Watch:
     def _look(self) -> None:
         stable = self._stable()
         at = time.monotonic() - self.began
+        if not any(stable):
+            # Only a start is being timed; looking at all processes would slow it down.
+            self.seen.append(Seen(at, stable, 0.0, 0.0, 0.0, 0.0))
+            return
         stats = processes()
         used = usage(self._running.pid, stats)
         source, target = (usage(cluster.pid, stats).cpu for cluster in (self._source, self._target))
