@@ -11,7 +11,7 @@ from eomirror.errors import Reason
 from eomirror.topology import internal_creates
 
 from .cluster import Cluster
-from .fleet import SOURCE, Fleet, both_versions, wide_target
+from .fleet import OLD_TARGET, SOURCE, Fleet, Kind, both_versions, wide_target
 from .process import Background, Eomirror
 from .promise import (
     SMALL,
@@ -34,9 +34,15 @@ HELD = SMALL | {
 
 
 @pytest.fixture
-def clusters(fleet: Fleet, transaction_version: int) -> tuple[Cluster, ...]:
+def kind(transaction_version: int) -> Kind:
+    """What sort of target."""
+    return wide_target(transaction_version)
+
+
+@pytest.fixture
+def clusters(fleet: Fleet, kind: Kind) -> tuple[Cluster, ...]:
     """A source, and a target of two nodes."""
-    return fleet.up(SOURCE, wide_target(transaction_version))
+    return fleet.up(SOURCE, kind)
 
 
 def decided_while_a_leader_hangs(
@@ -87,3 +93,29 @@ def test_a_leader_dies_before_its_marker(
     catch_up(eomirror, config)
     assert faults(config) == {}
     assert_promise(eomirror, config, source, target, [data, fine], least=13)
+
+
+@pytest.mark.parametrize("kind", [OLD_TARGET], ids=["3.9"])
+def test_a_coordinator_that_keeps_its_markers_is_waited_for(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    data, fine = f"{name}.data", f"{name}.fine"
+    run, config = decided_while_a_leader_hangs(source, target, eomirror, flow_config, name)
+    target.kill(node=2)
+    for topic in (data, fine):
+        produce(source, topic, *((b"k", b"after-%d" % n + b"x" * 10_000) for n in range(3)))
+
+    def blocked() -> bool:
+        (flow,) = eomirror("status", name, "-o", "json", config=config).expect(0).json()["items"]
+        return all(route["state"] == "BLOCKED" and f"{data}[0]" in (route["note"] or "") for route in flow["routes"])
+
+    run.wait_for(blocked, 60, "the lane is blocked by name")
+    assert positions(config)[data, 0].next_offset == 5
+    target.restart(node=2)
+    target.await_leader(data, 0, 2)
+    run.wait_for(lambda: positions(config)[data, 0].next_offset == 8, 60, "it goes on by itself")
+    run.term()
+    run.wait(30).expect(0)
+    assert faulted_events(run) == []
+    catch_up(eomirror, config)
+    assert_promise(eomirror, config, source, target, [data, fine], least=15)
