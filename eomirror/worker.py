@@ -407,7 +407,8 @@ class Worker:
 
 class Progress(msgspec.Struct, frozen=True):
     """What a flow did since its process started, added up over its lanes. `lag` is in offsets of the source, None while
-    the end of one of its partitions is not known: it has not answered yet, or is FAULTED and not read."""
+    the end of one of its partitions is not known: it has not answered yet, or is not read because it is FAULTED or its
+    lane waits."""
 
     records: int
     bytes: int
@@ -421,7 +422,7 @@ class Progress(msgspec.Struct, frozen=True):
 def progress(views: list[LaneView]) -> Progress:
     """The lanes' views added up."""
     wanted = [r for v in views for r in v.routes if r.state is not State.PAUSED]
-    unknown = any(r.stable is None for r in wanted)
+    unknown = any(r.stable is None for r in wanted) or any(v.waiting for v in views)
     return Progress(
         sum(v.records for v in views),
         sum(v.bytes for v in views),
