@@ -11,7 +11,7 @@ from eomirror.errors import Reason
 from eomirror.topology import internal_creates
 
 from .cluster import Cluster
-from .fleet import SOURCE, Fleet, both_versions, wide_target
+from .fleet import SOURCE, Fleet, Kind, both_versions, wide_target
 from .process import Background, Eomirror
 from .promise import (
     SMALL,
@@ -34,9 +34,15 @@ HELD = SMALL | {
 
 
 @pytest.fixture
-def clusters(fleet: Fleet, transaction_version: int) -> tuple[Cluster, ...]:
+def kind(transaction_version: int) -> Kind:
+    """What sort of target."""
+    return wide_target(transaction_version)
+
+
+@pytest.fixture
+def clusters(fleet: Fleet, kind: Kind) -> tuple[Cluster, ...]:
     """A source, and a target of two nodes."""
-    return fleet.up(SOURCE, wide_target(transaction_version))
+    return fleet.up(SOURCE, kind)
 
 
 def decided_while_a_leader_hangs(
@@ -49,11 +55,13 @@ def decided_while_a_leader_hangs(
         source.create_topic(topic, 1)
         target.create_topic(topic, replicas=[[node]])
         produce(source, topic, (b"k", b"before"))
-    config = flow_config(**SMALL | {"lanes": 1})
+    # It asks the first broker that it has met about topics; that must not be the one that hangs.
+    addresses = {"source": source.bootstrap, "target": target.nodes[1].address}
+    config = flow_config(clusters=addresses, **SMALL | {"lanes": 1})
     for create in internal_creates(configured(config).flows[0]):
         target.create_topic(create.topic, config=create.configs, replicas=[[1]] * create.partitions)
     catch_up(eomirror, config)
-    run = eomirror.background("run", config=flow_config(file="held.yaml", **HELD))
+    run = eomirror.background("run", config=flow_config(file="held.yaml", clusters=addresses, **HELD))
     run.wait_for_text("lane.taken")
     committed = target.end_offsets(data)
     produce(source, data, *((b"k", b"decided-%d" % n) for n in range(4)))
