@@ -34,17 +34,12 @@ def unfinished(brokers: Brokers, connection: Connection, transactional_id: str) 
     """
     if not connection.supports(DESCRIBE_TRANSACTIONS):
         return None
-    request = connection.module(DESCRIBE_TRANSACTIONS).DescribeTransactionsRequest(
-        transactional_ids=(transactional_id,)
-    )
-    for state in brokers.ask(connection, request).transaction_states:
-        decision = DECIDED.get(state.transaction_state)
-        if int(state.error_code) == 0 and decision is not None:
-            places = tuple((str(t.topic), int(p)) for t in state.topics for p in t.partitions)
-            return Unfinished(
-                transactional_id, decision, int(state.transaction_start_time.timestamp() * 1000), tuple(sorted(places))
-            )
-    return None
+    state = brokers.transaction(connection, transactional_id)
+    decision = DECIDED.get(state.transaction_state)
+    if int(state.error_code) != 0 or decision is None:
+        return None
+    places = tuple(sorted((str(t.topic), int(p)) for t in state.topics for p in t.partitions))
+    return Unfinished(transactional_id, decision, int(state.transaction_start_time.timestamp() * 1000), places)
 
 
 def tell(brokers: Brokers, one: Unfinished) -> str:

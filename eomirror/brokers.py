@@ -19,6 +19,7 @@ from eomirror.errors import BrokerError, ConnectionLost, Refused
 from eomirror.security import Security
 from eomirror.wire import (
     DESCRIBE_PRODUCERS,
+    DESCRIBE_TRANSACTIONS,
     FETCH,
     FIND_COORDINATOR,
     LIST_OFFSETS,
@@ -233,6 +234,14 @@ class Brokers:
             raise BrokerError(f"cluster {self.name}: coordinator of {transactional_id}", int(answer.error_code))
         return Address(str(answer.host), int(answer.port))
 
+    def transaction(self, connection: Connection, transactional_id: str) -> Any:
+        """What the coordinator at that connection says of a transactional id (DescribeTransactions), as kio has it.
+        Raises ConnectionLost."""
+        module = connection.module(DESCRIBE_TRANSACTIONS)
+        request = module.DescribeTransactionsRequest(transactional_ids=(transactional_id,))
+        (state,) = self.ask(connection, request).transaction_states
+        return state
+
     def list_offsets(
         self, metadata: Metadata, wanted: Mapping[tuple[str, int], int], isolation: int = READ_UNCOMMITTED
     ) -> dict[tuple[str, int], int | BrokerError]:
@@ -349,17 +358,9 @@ class Brokers:
             if leader is None:
                 raise BrokerError(f"cluster {self.name}: {topic.name}[{partition}]", 5)
             connection = self.at(self.address(leader))
-            version, frame = self._fetch(connection, topic, partition, position)
+            frame, part = self._fetch(connection, topic, partition, position)
             try:
-                answer = _fastpath.fetch_response(frame, version)
-                code = answer.error_code or answer.partitions[0].error_code
-                if code != NO_ERROR:
-                    raise BrokerError(f"cluster {self.name}: reading {topic.name}[{partition}]", code)
-                part = answer.partitions[0]
                 read = _fastpath.read_records(frame, part.start, part.end, part.aborted, position)
-            except (_fastpath.FrameError, IndexError) as error:
-                self.forget(connection)
-                raise ConnectionLost(f"{connection.address}: Fetch response cannot be read: {error}") from error
             except _fastpath.BatchError as error:
                 raise Refused(
                     f"cluster {self.name}: {topic.name}[{partition}]@{error.offset}: {error.detail}",
@@ -392,23 +393,19 @@ class Brokers:
         if described is None or leader is None:
             raise BrokerError(f"cluster {self.name}: {topic}[{partition}]", 5)
         connection = self.at(self.address(leader))
-        version, frame = self._fetch(connection, described, partition, offset)
+        frame, part = self._fetch(connection, described, partition, offset)
         try:
-            answer = _fastpath.fetch_response(frame, version)
-            part = answer.partitions[0]
-            if answer.error_code or part.error_code:
-                place = f"cluster {self.name}: reading {topic}[{partition}]"
-                raise BrokerError(place, answer.error_code or part.error_code)
             read = _fastpath.read_records(frame, part.start, part.end, part.aborted, offset)
-        except (_fastpath.FrameError, IndexError) as error:
-            self.forget(connection)
-            raise ConnectionLost(f"{connection.address}: Fetch response cannot be read: {error}") from error
         except _fastpath.BatchError:
             return None
         found = [(ts, k, v, tuple(headers)) for o, ts, k, v, headers in read if o == offset]
         return found[0] if found else None
 
-    def _fetch(self, connection: Connection, topic: Topic, partition: int, position: int) -> tuple[int, bytearray]:
+    def _fetch(
+        self, connection: Connection, topic: Topic, partition: int, position: int
+    ) -> tuple[bytearray, _fastpath.FetchedPartition]:
+        """One fetch of one partition: the answer's frame, and where in it the records are. Raises ConnectionLost,
+        BrokerError."""
         module = connection.module(FETCH)
         wanted = module.FetchPartition(partition=partition, fetch_offset=position, partition_max_bytes=8 * 1024 * 1024)
         request = module.FetchRequest(
@@ -421,10 +418,21 @@ class Brokers:
         )
         try:
             connection.send(request)
-            return connection.receive_frame(self.deadline())
+            version, frame = connection.receive_frame(self.deadline())
         except ConnectionLost:
             self.forget(connection)
             raise
+        try:
+            answer = _fastpath.fetch_response(frame, version)
+            if answer.error_code != NO_ERROR:
+                raise BrokerError(f"cluster {self.name}: reading {topic.name}[{partition}]", answer.error_code)
+            part = answer.partitions[0]
+        except (_fastpath.FrameError, IndexError) as error:
+            self.forget(connection)
+            raise ConnectionLost(f"{connection.address}: Fetch response cannot be read: {error}") from error
+        if part.error_code != NO_ERROR:
+            raise BrokerError(f"cluster {self.name}: reading {topic.name}[{partition}]", part.error_code)
+        return frame, part
 
 
 def topic_uuid(topic_id: str) -> Any:

@@ -13,7 +13,7 @@ from eomirror import blocked
 from eomirror.brokers import Brokers
 from eomirror.errors import BrokerError, ConnectionLost, Fenced, Refused, Rewind, error_name
 from eomirror.records import IdentityName
-from eomirror.wire import ADD_PARTITIONS_TO_TXN, DESCRIBE_TRANSACTIONS, INIT_PRODUCER_ID, Address, Connection
+from eomirror.wire import ADD_PARTITIONS_TO_TXN, INIT_PRODUCER_ID, Address, Connection
 
 # Transaction n uses identity n mod 2: the next one's first produce never waits for the markers of the one before.
 IDENTITIES: Final[tuple[IdentityName, ...]] = ("a", "b")
@@ -156,10 +156,7 @@ class Registrar:
         owner aborts by himself. So CompleteAbort at that epoch means: aborted, and not taken. Whoever takes it from now
         on is safe from us: we name that very epoch, and would be refused.
         """
-        connection = self.connection(identity)
-        module = connection.module(DESCRIBE_TRANSACTIONS)
-        request = module.DescribeTransactionsRequest(transactional_ids=(identity.transactional_id,))
-        (found,) = self._brokers.ask(connection, request).transaction_states
+        found = self._brokers.transaction(self.connection(identity), identity.transactional_id)
         seen = (int(found.producer_id), int(found.producer_epoch))
         aborted = int(found.error_code) == 0 and found.transaction_state == "CompleteAbort"
         return seen if aborted and seen == (producer_id, epoch + 1) else None

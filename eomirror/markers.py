@@ -110,8 +110,9 @@ def check_internal(
     Called right after both identities were taken. Raises Refused for a lost marker, Rewind when a newer owner is at
     work, BrokerError when a leader is away.
     """
-    wanted = [(name, lane) for name in (topics.checkpoint, topics.producers, topics.ledger, topics.quarantine)]
-    wanted = [(name, number) for name, number in wanted if name != topics.quarantine or name in metadata.topics]
+    wanted = [(name, lane) for name in (topics.checkpoint, topics.producers, topics.ledger)]
+    if topics.quarantine in metadata.topics:
+        wanted.append((topics.quarantine, lane))
     for (name, partition), producers in target.producers(metadata, wanted).items():
         if isinstance(producers, BrokerError):
             raise producers

@@ -104,8 +104,8 @@ class Standing(msgspec.Struct, frozen=True):
 def standing(flow: str, target: Brokers) -> Standing:
     """Read every lane of a flow. A lane whose leader is away is told in `troubles`; the others are read.
 
-    A lane that is blocked takes a second more. Raises ConnectionLost or BrokerError when the flow record cannot be
-    read, Refused when an internal topic is missing beside others, or holds what no lane of this flow can have written.
+    Raises ConnectionLost or BrokerError when the flow record cannot be read, Refused when an internal topic is missing
+    beside others, or holds what no lane of this flow can have written.
     """
     topics = InternalTopics.of(flow)
     metadata = target.metadata(topics.names())
@@ -113,13 +113,19 @@ def standing(flow: str, target: Brokers) -> Standing:
     if first is None or first.flow is None:
         return Standing(None, {}, {})
     lanes, troubles = {0: first}, {}
-    waits = {n: blocked.waiting(target, transactional_ids(flow, n)) for n in range(first.flow.lanes)}
     for number in range(1, first.flow.lanes):
         try:
             lanes[number] = checkpoint.look_lane(target, metadata, topics, number)
         except (ConnectionLost, BrokerError) as error:
             troubles[number] = error.message
-    return Standing(first.flow, lanes, troubles, {n: why for n, why in waits.items() if why is not None})
+    return Standing(first.flow, lanes, troubles)
+
+
+def _blocked(stands: Standing, flow: str, target: Brokers) -> dict[int, str]:
+    """By lane, what its coordinator waits for. A lane that is blocked takes a second more."""
+    count = stands.record.lanes if stands.record else 0
+    waits = {number: blocked.waiting(target, transactional_ids(flow, number)) for number in range(count)}
+    return {number: why for number, why in waits.items() if why is not None}
 
 
 def look(flow: FlowConfig, source: Cluster, target: Cluster, *, stall_after: float) -> FlowReport:
@@ -131,6 +137,7 @@ def look(flow: FlowConfig, source: Cluster, target: Cluster, *, stall_after: flo
     try:
         # Positions first, the source's ends second: the other way round, a lane at work is ahead of the "end".
         stands = standing(flow.name, target_brokers)
+        stands = msgspec.structs.replace(stands, blocked=_blocked(stands, flow.name, target_brokers))
     finally:
         target_brokers.close()
     trouble: list[str] = [f"lane {lane}: {cause}" for lane, cause in stands.troubles.items()]

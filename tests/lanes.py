@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from eomirror import checkpoint, records
+import pytest
+
+from eomirror import checkpoint, logs, records
 from eomirror.brokers import EARLIEST, Brokers
 from eomirror.checkpoint import InternalTopics, LaneState
 from eomirror.ends import Foreign
@@ -36,6 +38,15 @@ class Watched(Transactions):
         found = super().foreign()
         self._told += found
         return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """Only errors are logged. A module that runs lanes names it `_quiet`."""
+    level, style = logs.configured()
+    logs.configure("error", "json")
+    yield
+    logs.configure(level, style)
 
 
 def no_step(step: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from kio.schema.describe_transactions.v0 import request as messages
 
 from eomirror import blocked
-from eomirror.brokers import Leader
+from eomirror.brokers import Brokers, Leader
 from eomirror.errors import BrokerError
 from eomirror.units import wall_ms
 from tests.fakes import Clock
@@ -48,6 +48,8 @@ class Coordinator:
         self.asked.append(request.transactional_ids)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return SimpleNamespace(transaction_states=[answer])
+
+    transaction = Brokers.transaction
 
     def metadata(self, topics: set[str]) -> Any:
         leaders = {3: Leader(2, 5), 4: Leader(None, 5)}

@@ -6,14 +6,14 @@ connection breaks, which owner is killed, and when the coordinator gives a trans
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eomirror import logs, transaction
+from eomirror import transaction
 from eomirror.ends import Foreign
 from eomirror.errors import Fenced, Reason
 from eomirror.identity import Identity
@@ -30,12 +30,7 @@ KAFKAS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> Iterator[None]:
-    level, style = logs.configured()
-    logs.configure("error", "json")
-    yield
-    logs.configure(level, style)
+_quiet = lanes.quiet
 
 
 class World:

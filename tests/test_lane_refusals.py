@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from batches import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eomirror import logs
 from eomirror.brokers import EARLIEST
 from eomirror.errors import Reason
 from eomirror.lane import Lane
@@ -22,12 +18,7 @@ from tests.kafkamodel.records import Record
 KEY = ("orders", 0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> Iterator[None]:
-    level, style = logs.configured()
-    logs.configure("error", "json")
-    yield
-    logs.configure(level, style)
+_quiet = lanes.quiet
 
 
 def stand_still(source: ModelCluster, target: ModelCluster, *, limit: int, fetch_bytes: int) -> int:

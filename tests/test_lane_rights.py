@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from eomirror import logs
 from eomirror.errors import Refused
 from tests import lanes
 from tests.kafkamodel import ExactlyOnce, ModelCluster, ModelNetwork, Owner, Script
@@ -14,12 +11,7 @@ from tests.kafkamodel import ExactlyOnce, ModelCluster, ModelNetwork, Owner, Scr
 KEY = ("orders", 0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> Iterator[None]:
-    level, style = logs.configured()
-    logs.configure("error", "json")
-    yield
-    logs.configure(level, style)
+_quiet = lanes.quiet
 
 
 class Flow:

@@ -3,16 +3,14 @@ rewritten, each record once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from configtext import parse, with_flow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference_recipe import transformed
 
-from eomirror import logs
 from tests import lanes
 from tests.kafkamodel import Faults, ModelCluster, ModelNetwork, Owner, Script
 from tests.kafkamodel.records import Record
@@ -31,12 +29,7 @@ HEADERS = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> Iterator[None]:
-    level, style = logs.configured()
-    logs.configure("error", "json")
-    yield
-    logs.configure(level, style)
+_quiet = lanes.quiet
 
 
 def contents(source: ModelCluster, key: tuple[str, int]) -> list[Any]:

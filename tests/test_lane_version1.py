@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from eomirror import logs
 from eomirror.errors import Reason
 from eomirror.identity import MAX_SEQUENCE, Identity
 from eomirror.records import State
@@ -19,12 +18,7 @@ ROUTES = {"orders": 2}
 KEYS = [("orders", 0), ("orders", 1)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> Iterator[None]:
-    level, style = logs.configured()
-    logs.configure("error", "json")
-    yield
-    logs.configure(level, style)
+_quiet = lanes.quiet
 
 
 class Flow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -10,7 +9,6 @@ from batches import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eomirror import logs
 from eomirror.brokers import EARLIEST
 from eomirror.errors import Reason
 from eomirror.model import Orders, RouteSpec
@@ -25,12 +23,7 @@ POLICIES: tuple[Policy, ...] = ("quarantine", "drop")
 TIME = 1_700_000_000_000
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> Iterator[None]:
-    level, style = logs.configured()
-    logs.configure("error", "json")
-    yield
-    logs.configure(level, style)
+_quiet = lanes.quiet
 
 
 def clusters(batches: list[list[bytes | None]]) -> tuple[ModelCluster, ModelCluster]:
