@@ -94,6 +94,7 @@ def test_a_log_is_truncated_below_the_position(
     source.await_in_sync(cut, 0, {2, 3})
     config = flow_config(**SMALL | {"lanes": 1})
     run = eomirror.background("run", config=config)
+    run.wait_for_text("lane.taken")  # a flow that starts gives up on a broker that dies just then
     source.kill(node=3)
     source.await_in_sync(cut, 0, {2})
     produce(source, cut, *((b"k", b"lost-%d" % n) for n in range(4)))

@@ -184,7 +184,7 @@ def test_a_thousand_racing_take_overs(
             while len([thread for _, thread in live if thread.is_alive()]) > 4:
                 time.sleep(0.002)
             live = [(lane, thread) for lane, thread in live if thread.is_alive()]
-            generation = max([generation, *(lane._generation or 0 for lane, _ in live)])
+            generation = max([generation, *(lane._succession.generation or 0 for lane, _ in live)])
         loading.end()
         last, last_thread = contest.newcomer()
         for _, thread in live:
