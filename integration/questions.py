@@ -152,13 +152,18 @@ class Questions(ABC):
         count = self.partitions(topic) if partitions is None else partitions
         isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         wanted = {TopicPartition(topic, partition): spec for partition in range(count)}
-        futures = self.admin.list_offsets(wanted, isolation_level=isolation, request_timeout=10)
-        try:
-            return {tp.partition: future.result(15).offset for tp, future in futures.items()}
-        except KafkaException as error:
-            if error.args[0].code() in (KafkaError._NOENT, KafkaError._UNKNOWN_PARTITION):
-                self._admin = None  # a client that asked too early goes on for half a minute saying so
-            raise
+        deadline = time.monotonic() + SECONDS
+        while True:
+            futures = self.admin.list_offsets(wanted, isolation_level=isolation, request_timeout=10)
+            try:
+                return {tp.partition: future.result(15).offset for tp, future in futures.items()}
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code in (KafkaError._NOENT, KafkaError._UNKNOWN_PARTITION):
+                    self._admin = None  # a client that asked too early goes on for half a minute saying so
+                if code != KafkaError.FENCED_LEADER_EPOCH or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)  # the client knows an older leader, and asks for the new one now
 
     # -- leaders ----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from .promise import (
     log_events,
     positions,
     produce,
+    settled,
     values,
 )
 
@@ -46,6 +47,7 @@ def test_leaders_move_and_nothing_is_read_twice(
     config = flow_config(**SMALL)
     run = eomirror.background("run", config=config)
     run.wait_for(lambda: ends(target, topics, committed=True) >= 400, 40, "records on the target")
+    run.wait_for(lambda: [p.leader_epoch is None for p in positions(config).values()] == [False] * 4, 40, "all begun")
     seen = {place: position.leader_epoch for place, position in positions(config).items()}
     loading = Loading(load, topics)
 
@@ -68,7 +70,7 @@ def test_leaders_move_and_nothing_is_read_twice(
         source.await_leader(topic, 0, 2)
     mirrored()
     loading.end()
-    goal = ends(source, topics)
+    goal = sum(end for _, end in settled(source, topics).values())
     run.wait_for(lambda: sum(p.next_offset for p in positions(config).values()) == goal, 60, "all that there is")
     for topic in topics:
         known, epoch = seen[topic, 0], positions(config)[topic, 0].leader_epoch
@@ -77,9 +79,10 @@ def test_leaders_move_and_nothing_is_read_twice(
         assert epoch >= known + 2
     run.term()
     run.wait(30).expect(0)
-    told = [event["event"] for event in log_events(run)]
-    assert "partition.faulted" not in told
-    assert "lane.rewind" not in told  # a leader that moves at the source is no reason to doubt what was written
+    assert faulted_events(run) == []
+    # A leader that moves at the source is no reason to doubt what was written.
+    rewinds = [event for event in log_events(run) if event["event"] == "lane.rewind"]
+    assert [(event["cause"], event["detail"]) for event in rewinds] == []
     assert_promise(eomirror, config, source, target, topics, least=1600)
 
 
@@ -114,7 +117,8 @@ def test_a_log_is_truncated_below_the_position(
     assert values(target, cut)[5:] == [b"lost-%d" % n for n in range(4)]
 
     eomirror("fault", "accept", name, cut, "0", "--yes", config=config).expect(0)
-    run.wait_for(lambda: positions(config)[cut, 0].next_offset == 11, 40, "it goes on where it was cut")
+    # Orders are read between two discoveries, and one of them may be waiting for the broker that is away.
+    run.wait_for(lambda: positions(config)[cut, 0].next_offset == 11, 100, "it goes on where it was cut")
     source.restart(node=2)
     source.await_in_sync(cut, 0, {2, 3})
     source.elect(cut, 0)
