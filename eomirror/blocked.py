@@ -39,7 +39,7 @@ def unfinished(brokers: Brokers, connection: Connection, transactional_id: str) 
     if int(state.error_code) != 0 or decision is None:
         return None
     places = tuple(sorted((str(t.topic), int(p)) for t in state.topics for p in t.partitions))
-    return Unfinished(transactional_id, decision, int(state.transaction_start_time.timestamp() * 1000), places)
+    return Unfinished(transactional_id, decision, int(state.transaction_start_time), places)
 
 
 def tell(brokers: Brokers, one: Unfinished) -> str:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from kio.index import load_payload_module, load_response_schema
+from kio.index import load_payload_module
 from kio.schema.api_versions.v3.request import ApiVersionsRequest
 from kio.schema.api_versions.v3.response import ApiVersionsResponse
 from kio.serial import entity_reader, entity_writer
@@ -28,6 +28,7 @@ from kio.static.primitive import i16, i32
 
 from eomirror import __version__
 from eomirror.errors import ConnectionLost
+from eomirror.schemas import response_schema
 from eomirror.security import Security, TlsSocket, is_tls, words
 
 Buffer = bytes | bytearray | memoryview
@@ -318,7 +319,7 @@ class Connection:
 
     def _parse(self, pending: _Pending, frame: bytearray, offset: int) -> Any:
         """Read a response body; `offset` is where the correlation id ends."""
-        response_type = load_response_schema(pending.api_key, pending.version)
+        response_type = response_schema(pending.api_key, pending.version)
         try:
             if response_type.__header_schema__.__version__ >= 1:
                 offset = _skip_tagged_fields(frame, offset)

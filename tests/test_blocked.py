@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ NAME = "eomirror.dr.0.a"
 
 
 def state(name: str, kind: str, *places: tuple[str, int], began_s: int = 40, code: int = 0) -> Any:
-    began = datetime.datetime.fromtimestamp(wall_ms() // 1000 - began_s, datetime.UTC)
+    began = wall_ms() - began_s * 1000
     topics = [SimpleNamespace(topic=topic, partitions=[partition]) for topic, partition in places]
     return SimpleNamespace(
         error_code=code, transactional_id=name, transaction_state=kind, transaction_start_time=began, topics=topics

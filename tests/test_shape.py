@@ -19,7 +19,7 @@ MAX_LINES = 530
 # import anything. A new module takes its place here first.
 LAYERS = (
     ("__version__", "_fastpath", "client_keys", "errors", "logs", "units"),
-    ("security",),
+    ("schemas", "security"),
     ("document", "records", "steps", "transform", "wire"),
     ("brokers", "decode", "dialect", "ledger", "model"),
     ("blocked",),

@@ -20,14 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kio.schema.api_versions.v3.request import ApiVersionsRequest
 from kio.schema.api_versions.v3.response import ApiVersion, ApiVersionsResponse, FinalizedFeatureKey
+from kio.schema.describe_transactions.v0.request import DescribeTransactionsRequest
 from kio.schema.end_txn.v5.request import EndTxnRequest
 from kio.schema.end_txn.v5.response import EndTxnResponse
 from kio.schema.errors import ErrorCode
 from kio.schema.request_header.v2.header import RequestHeader
 from kio.serial import entity_reader, entity_writer
+from kio.static.primitive import i64
 
 from eomirror import __version__
 from eomirror.errors import ConnectionLost
+from eomirror.schemas import DescribeTransactionsResponse, TransactionState
 from eomirror.wire import (
     API_NAMES,
     END_TXN,
@@ -268,6 +271,25 @@ def test_a_request_is_answered(pairs: Any) -> None:
     header, body = pair.request()
     assert (header.request_api_key, header.request_api_version, header.correlation_id) == (END_TXN, 5, 1)
     assert entity_reader(EndTxnRequest)(body, 0)[0] == end(3)
+
+
+def test_a_transaction_that_has_not_begun_can_be_described(pairs: Any) -> None:
+    """Brokers write -1 for its start, which is no point in time."""
+    state = TransactionState(
+        error_code=ErrorCode.none,
+        transactional_id="eomirror.dr.0.a",
+        transaction_state="Empty",
+        transaction_timeout=datetime.timedelta(seconds=60),
+        transaction_start_time=i64(-1),
+        producer_id=7,
+        producer_epoch=1,
+        topics=(),
+    )
+    described = DescribeTransactionsResponse(throttle_time=datetime.timedelta(0), transaction_states=(state,))
+    pair = pairs(READY + answer(1, described))
+    connection = pair.connect()
+    asked = DescribeTransactionsRequest(transactional_ids=("eomirror.dr.0.a",))
+    assert connection.request(asked, pair.deadline()) == described
 
 
 def test_requests_are_pipelined_and_answered_in_order(pairs: Any) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
+from kio.static.primitive import i64
 
 from .cluster import ModelCluster, Node, Topic
+from .coordinator import State
 from .log import PartitionLog
 from .messages import (
     API_VERSIONS,
@@ -25,6 +27,7 @@ from .messages import (
     make,
     responses,
 )
+from .schemas import DescribedTransaction, DescribedTransactions
 
 LATEST: Final = -1
 EARLIEST: Final = -2
@@ -250,7 +253,6 @@ def _describe_producers(cluster: ModelCluster, node: Node, request: Request) -> 
 
 
 def _describe_transactions(cluster: ModelCluster, node: Node, request: Request) -> Any:
-    module = responses(DESCRIBE_TRANSACTIONS, request.version)
     injected = cluster.injected_for(request.api, request.body)
     states = []
     for transactional_id in request.body.transactional_ids:
@@ -261,18 +263,18 @@ def _describe_transactions(cluster: ModelCluster, node: Node, request: Request) 
         error = injected.error if injected else error
         known = txn if not error else None
         states.append(
-            module.TransactionState(
+            DescribedTransaction(
                 error_code=error,
                 transactional_id=transactional_id,
                 transaction_state=known.state.value if known else "",
                 transaction_timeout=datetime.timedelta(milliseconds=known.timeout_ms if known else 0),
-                transaction_start_time=datetime.datetime.fromtimestamp(0, datetime.UTC),
+                transaction_start_time=i64(-1 if known and known.state is State.EMPTY else 0),
                 producer_id=known.producer_id if known else -1,
                 producer_epoch=known.epoch if known else -1,
                 topics=(),
             )
         )
-    return module.DescribeTransactionsResponse(throttle_time=ZERO, transaction_states=tuple(states))
+    return DescribedTransactions(throttle_time=ZERO, transaction_states=tuple(states))
 
 
 AT_ONCE: Final[dict[int, Callable[[ModelCluster, Node, Request], Any]]] = {
