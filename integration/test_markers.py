@@ -11,7 +11,7 @@ from eomirror.errors import Reason
 from eomirror.topology import internal_creates
 
 from .cluster import Cluster
-from .fleet import SOURCE, Fleet, Kind, both_versions, wide_target
+from .fleet import OLD_TARGET, SOURCE, Fleet, Kind, both_versions, wide_target
 from .process import Background, Eomirror
 from .promise import (
     SMALL,
@@ -94,4 +94,31 @@ def test_a_leader_dies_before_its_marker(
     repair(config, target, (data, 0))
     catch_up(eomirror, config)
     assert faults(config) == {}
+    assert_promise(eomirror, config, source, target, [data, fine], least=13)
+
+
+@pytest.mark.parametrize("kind", [OLD_TARGET], ids=["3.9"])
+def test_a_coordinator_that_keeps_its_markers_is_waited_for(
+    source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
+) -> None:
+    """Kafka 3.9 goes on to send the marker that 4.3 gives up when the leader dies: the lane waits, and says for what."""
+    data, fine = f"{name}.data", f"{name}.fine"
+    run, config = decided_while_a_leader_hangs(source, target, eomirror, flow_config, name)
+    target.kill(node=2)
+    produce(source, fine, (b"k", b"goes on"))
+
+    def shown() -> dict[str, tuple[str, str | None]]:
+        (flow,) = eomirror("status", name, "-o", "json", config=config).expect(0).json()["items"]
+        return {route["topic"]: (route["state"], route["note"]) for route in flow["routes"]}
+
+    run.wait_for(lambda: {state for state, _ in shown().values()} == {"BLOCKED"}, 60, "both partitions are blocked")
+    assert f"{data}[0]" in (shown()[data][1] or "")
+    target.restart(node=2)
+    target.await_leader(data, 0, 2)
+    produce(source, data, *((b"k", b"after-%d" % n) for n in range(3)))
+    run.wait_for(lambda: positions(config)[data, 0].next_offset == 8, 60, "the lane goes on")
+    run.term()
+    run.wait(30).expect(0)
+    assert faulted_events(run) == []
+    catch_up(eomirror, config)
     assert_promise(eomirror, config, source, target, [data, fine], least=13)
