@@ -68,6 +68,7 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
         self._stopping = threading.Event()
+        self._ordering = threading.Lock()
         self._told: set[str] = set()
         self._checkpoint_id = ""
         self._problems: tuple[str, ...] = ()
@@ -221,8 +222,11 @@ class Worker:
             )
             self._threads.append(thread)
             thread.start()
-        watcher = threading.Thread(target=self._guard, args=(self._watch,), name=f"{self.flow.name}/watch", daemon=True)
-        watcher.start()
+        self.close()
+        for look_out in (self._watch_topics, self._watch_control):
+            threading.Thread(
+                target=self._guard, args=(look_out,), name=f"{self.flow.name}/{look_out.__name__[1:]}", daemon=True
+            ).start()
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask again for a while: a topic that was just created has no leader on every broker yet."""
@@ -311,27 +315,27 @@ class Worker:
 
     # --- the look-outs
 
-    def _watch(self) -> None:
-        """Discovery and control, on their own connections; a cluster that is away is told once and asked again."""
-        self.close()
-        source, target = (
-            self._source.brokers(f"{self.flow.name}-watch"),
-            self._target.brokers(f"{self.flow.name}-watch"),
-        )
-        self._source_brokers, self._target_brokers = source, target
-        self._control = Control(target, self.flow.name)
-        discovery_due = time.monotonic() + self.flow.discovery.interval.seconds
-        while not self._stopping.wait(CONTROL_SECONDS):
+    def _watch_topics(self) -> None:
+        """Discovery, on its own connections."""
+        self._source_brokers = self._source.brokers(f"{self.flow.name}-watch")
+        self._target_brokers = self._target.brokers(f"{self.flow.name}-watch")
+        self._again_and_again(lambda: self._adopt(self._discover()), self.flow.discovery.interval.seconds, "discovery")
+
+    def _watch_control(self) -> None:
+        """Orders, on a connection and a thread of their own: a broker that hangs in discovery must not delay them."""
+        self._control = Control(self._target.brokers(f"{self.flow.name}-control"), self.flow.name)
+        self._again_and_again(self._read_control, CONTROL_SECONDS, "control")
+
+    def _again_and_again(self, look: Callable[[], None], seconds: float, event: str) -> None:
+        """Look until the flow stops; a cluster that is away is told and asked again."""
+        while not self._stopping.wait(seconds):
             try:
-                self._read_control()
-                if time.monotonic() >= discovery_due:
-                    self._adopt(self._discover())
-                    discovery_due = time.monotonic() + self.flow.discovery.interval.seconds
+                look()
             except (ConnectionLost, BrokerError, Preflight) as error:
-                log.warning("discovery.failed", flow=self.flow.name, error=error.message)
+                log.warning(f"{event}.failed", flow=self.flow.name, error=error.message)
             except Refused as error:
                 # An order of a newer eomirror, say. What is mirrored already goes on; only new orders do not arrive.
-                self._tell(error.message, log.error, "control.refused")
+                self._tell(error.message, log.error, f"{event}.refused")
 
     def _discover(self) -> Plan:
         """Look, plan, apply; and once more if that changed something."""
@@ -390,10 +394,11 @@ class Worker:
             self._order()
 
     def _order(self) -> None:
-        for number, lane in self._lanes.items():
-            orders = self._orders(number)
-            if orders != lane.orders:
-                lane.orders = orders
+        with self._ordering:  # the last one sees what both look-outs have found
+            for number, lane in self._lanes.items():
+                orders = self._orders(number)
+                if orders != lane.orders:
+                    lane.orders = orders
 
     def _orders(self, number: int) -> Orders:
         def mine(key: RouteKey) -> bool:

@@ -101,7 +101,7 @@ def test_a_leader_dies_before_its_marker(
 def test_a_coordinator_that_keeps_its_markers_is_waited_for(
     source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
 ) -> None:
-    """Kafka 3.9 goes on to send the marker that 4.3 gives up when the leader dies: the lane waits, and says for what."""
+    """Kafka 3.9 keeps the marker that 4.3 gives up when the leader dies: the lane waits, and says for what."""
     data, fine = f"{name}.data", f"{name}.fine"
     run, config = decided_while_a_leader_hangs(source, target, eomirror, flow_config, name)
     target.kill(node=2)
