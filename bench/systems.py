@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from integration.cluster import ROOT, Cluster, tethered
-from integration.process import ENTRY
+from integration.process import ENTRY, INSTALLED
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,9 @@ class Eomirror:
 
     def start(self, task: Task) -> Running:
         path = self._written(task)
-        return Running([*ENTRY, "run", "bench"], task.folder / "eomirror.log", {"EOMIRROR_CONFIG": str(path)})
+        return Running(
+            [*ENTRY, "run", "bench"], task.folder / "eomirror.log", {**INSTALLED, "EOMIRROR_CONFIG": str(path)}
+        )
 
     def _written(self, task: Task) -> Path:
         path = task.folder / "eomirror.yaml"

@@ -30,7 +30,7 @@ from confluent_kafka.admin import OffsetSpec
 from . import oracle, workload
 from .cluster import ROOT, Cluster, ClusterError, start_pair, tethered
 from .compaction import HELD
-from .process import ENTRY, write_config
+from .process import ENTRY, INSTALLED, write_config
 from .rawlog import CODECS, Survey, Tails, survey
 from .show import Phase, Show
 
@@ -131,7 +131,7 @@ class Mirror:
             self._process = subprocess.Popen(
                 tethered([*ENTRY, "run", FLOW]),
                 cwd=ROOT,
-                env={**os.environ, "EOMIRROR_CONFIG": str(config)},
+                env={**os.environ, **INSTALLED, "EOMIRROR_CONFIG": str(config)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -17,6 +17,8 @@ from typing import Any
 from .cluster import ROOT, tethered
 
 ENTRY = [sys.executable, "-m", "eomirror.cli"]
+# What the tests need and a user's installation lacks cannot be imported in the processes under test.
+INSTALLED = {"PYTHONPATH": str(ROOT / "integration" / "absent")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Background:
                 stdout=out,
                 stderr=err,
                 cwd=ROOT,
-                env={**os.environ, **env},
+                env={**os.environ, **INSTALLED, **env},
                 start_new_session=True,
             )
         # The hard limit holds even if the test never asks again.

@@ -1,5 +1,8 @@
 """`make test`: lint, types, unit and integration tests in one go; the last line counts `N passed, N failed, N skipped`.
 
+What needs no broker goes first, two steps side by side, each printed whole when it ends. The integration tests follow
+in two processes, each with clusters of its own; they wait for brokers more than they compute.
+
 A step whose tool is missing fails. `ALLOW_SKIP=name[,name]` skips a step by its own name or by the name of a
 prerequisite that it needs (see `make prereqs`), and counts it as skipped. So is a check that says by exit 77 that this
 machine cannot make it.
@@ -13,8 +16,11 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from checks.variant import SKIPPED
 
@@ -31,6 +37,7 @@ class Step:
     commands: tuple[tuple[str, ...], ...]
     needs: frozenset[str] = frozenset()
     tests: bool = False  # pytest, whose own counts are added
+    alone: bool = False  # after all others, straight to the terminal
 
 
 @dataclass(frozen=True)
@@ -48,16 +55,24 @@ class Counts:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
+PYTEST = (sys.executable, "-m", "pytest")
 STEPS = (
-    Step("lint", ((str(BIN / "ruff"), "check"), (str(BIN / "ruff"), "format", "--check"))),
-    Step("types", ((str(BIN / "mypy"),),)),
-    Step("unit", ((sys.executable, "-m", "pytest", "tests"),), tests=True),
-    Step("coverage", ((sys.executable, "-m", "checks.lines"),)),
+    Step("unit", ((*PYTEST, "tests"),), tests=True),
     Step("sanitize", ((sys.executable, "-m", "checks.sanitize", "--quick"),)),
+    Step("coverage", ((sys.executable, "-m", "checks.lines"),)),
+    Step("types", ((str(BIN / "mypy"),),)),
+    Step("lint", ((str(BIN / "ruff"), "check"), (str(BIN / "ruff"), "format", "--check"))),
     Step("fuzz", ((sys.executable, "-m", "checks.fuzz", "--seconds=10"),)),
     Step("instructions", ((sys.executable, "-m", "checks.instructions"),)),
-    Step("integration", ((sys.executable, "-m", "pytest", "integration"),), frozenset({"java", "maven"}), tests=True),
+    Step(
+        "integration",
+        ((*PYTEST, "integration", "--numprocesses=2", "--dist=worksteal"),),
+        frozenset({"java", "maven"}),
+        tests=True,
+        alone=True,
+    ),
 )
+SIDE_BY_SIDE = 2
 
 
 def counts_of(report: Path, code: int) -> Counts:
@@ -83,24 +98,54 @@ def counts_of_checks(codes: list[int]) -> Counts:
     return Counts(skipped=1) if SKIPPED in codes else Counts(passed=1)
 
 
-def run(step: Step) -> Counts:
-    """Runs one step, its output going straight to the terminal."""
-    if not step.tests:
-        return counts_of_checks([_call(command) for command in step.commands])
+def run(step: Step, output: IO[bytes] | None = None) -> Counts:
+    """Runs one step, its output going to that file, by default to the terminal."""
+    began = time.monotonic()
     total = Counts()
-    for command in step.commands:
+    if not step.tests:
+        total += counts_of_checks([_call(command, output) for command in step.commands])
+    for command in step.commands if step.tests else ():
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
-            total += counts_of(report, _call((*command, f"--junitxml={report}", "-o", "junit_family=xunit2")))
+            code = _call((*command, f"--junitxml={report}", "-o", "junit_family=xunit2"), output)
+            total += counts_of(report, code)
+    _say(f"-- {step.name}: {total} in {time.monotonic() - began:.0f} s", output)
     return total
 
 
-def _call(command: tuple[str, ...]) -> int:
+def side_by_side(steps: Iterable[Step]) -> Counts:
+    """Runs steps two at a time, and prints what each has written when it ends."""
+
+    def captured(step: Step) -> tuple[Counts, bytes]:
+        with tempfile.TemporaryFile() as output:
+            counts = run(step, output)
+            output.seek(0)
+            return counts, output.read()
+
+    total = Counts()
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        for done in as_completed([pool.submit(captured, step) for step in steps]):
+            counts, text = done.result()
+            sys.stdout.buffer.write(text)
+            sys.stdout.flush()
+            total += counts
+    return total
+
+
+def _call(command: tuple[str, ...], output: IO[bytes] | None) -> int:
     try:
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
+        return subprocess.run(command, cwd=ROOT, check=False, stdout=output, stderr=output).returncode
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", flush=True)
+        _say(f"{command[0]}: {error.strerror}", output)
         return 1
+
+
+def _say(text: str, output: IO[bytes] | None) -> None:
+    if output is None:
+        print(text, flush=True)
+    else:
+        output.write(text.encode() + b"\n")
+        output.flush()
 
 
 def main() -> int:
@@ -111,17 +156,17 @@ def main() -> int:
         print(f"ALLOW_SKIP: {', '.join(sorted(unknown))}: no such step or prerequisite")
         print(f"hint: The names are {', '.join(sorted(known))}.")
         return 2
-    total = Counts()
-    for step in STEPS:
-        began = time.monotonic()
-        if allowed & (step.needs | {step.name}):
-            print(f"-- {step.name}: skipped by name", flush=True)
-            total += Counts(skipped=1)
-            continue
-        print(f"-- {step.name}", flush=True)
-        counts = run(step)
-        print(f"-- {step.name}: {counts} in {time.monotonic() - began:.0f} s", flush=True)
-        total += counts
+    left_out = [step for step in STEPS if allowed & (step.needs | {step.name})]
+    for step in left_out:
+        print(f"-- {step.name}: skipped by name", flush=True)
+    wanted = [step for step in STEPS if step not in left_out]
+    together = [step for step in wanted if not step.alone]
+    print(f"-- {', '.join(step.name for step in together)}", flush=True)
+    total = side_by_side(together) + Counts(skipped=len(left_out))
+    for step in wanted:
+        if step.alone:
+            print(f"-- {step.name}", flush=True)
+            total += run(step)
     print(total, flush=True)
     return 0 if total.passed and not total.failed else 1
 
