@@ -121,7 +121,9 @@ class Registrar:
                 identity.coordinator = None
                 raise Rewind("init_unknown", f"{place}: {error.message}") from error
             except BrokerError as error:
-                code, held = error.code or 0, None
+                if error.code is None:
+                    raise Rewind("init_unknown", f"{place}: {error.message}") from error
+                code, held = error.code, None
             if held is not None:
                 identity.hold(*held)
                 self._has_taken = True

@@ -315,11 +315,14 @@ class Transactions:
         if not self._by_name:
             return
         try:
-            described = self._brokers.metadata(self._by_name).topics
+            described = self._brokers.metadata(self._by_name)
         except ConnectionLost as error:
             raise self._doubt("topics_unknown", f"Metadata: {error.message}") from error
         for name, topic_id in self._by_name.items():
-            if name not in described or bytes.fromhex(described[name].topic_id) != topic_id:
+            if (code := described.errors.get(name)) is not None:
+                cause = RIGHT_IS_MISSING if code in NOT_AUTHORIZED else "topics_unknown"
+                raise self._doubt(cause, f"Metadata {name}: {error_name(code)}")
+            if name not in described.topics or bytes.fromhex(described.topics[name].topic_id) != topic_id:
                 raise self._doubt("topic_changed", f"{name}: the topic was deleted or created again")
 
     def _send(self, leader: int, request: list[Outgoing]) -> None:

@@ -250,6 +250,25 @@ def test_a_topic_that_is_made_again_in_mid_transaction_gets_nothing_committed() 
         assert len(flow.answers("EndTxn")) > ends  # the faults themselves
 
 
+@pytest.mark.parametrize(("code", "cause"), [(29, "not_authorized"), (5, "topics_unknown")])
+def test_a_topic_that_may_not_be_described_is_not_taken_for_another_one(code: int, cause: str) -> None:
+    flow = Flow()
+    with flow.net:
+        owner = flow.start()
+        flow.catch_up()
+
+        def before_the_end(body: Any) -> bool:
+            names = {topic.name for topic in body.topics or ()}
+            return "orders" in names and len(names) < 4  # a take-over asks for all internal topics too
+
+        flow.target.inject("Metadata", code, where=before_the_end)
+        flow.write()
+        flow.catch_up()
+        assert owner.error is None
+        assert flow.causes == [cause]
+        assert flow.target.injected[0].left == 0
+
+
 def test_sequences_go_on_over_transactions_and_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = Flow()
 

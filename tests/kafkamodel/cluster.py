@@ -306,8 +306,8 @@ class ModelCluster:
     ) -> None:
         """Answer the next requests of an API ("EndTxn", "Produce", ...) with an error code.
 
-        `after`: the work is done all the same. For Produce, Fetch, ListOffsets and FindCoordinator every partition or
-        key of the request gets the error. `where` sees the kio request.
+        `after`: the work is done all the same. For Produce, Fetch, ListOffsets, FindCoordinator and Metadata every
+        partition, key or topic of the request gets the error. `where` sees the kio request.
         """
         self.injected.append(Injected(api, ErrorCode(error), times, after, where))
 

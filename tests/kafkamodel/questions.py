@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -95,7 +96,10 @@ def _metadata(cluster: ModelCluster, node: Node, request: Request) -> Any:
                 topic, missing = cluster.topics.get(asked.name), ErrorCode.unknown_topic_or_partition
             name = topic.name if topic else asked.name
             wanted.append((topic, name, topic.topic_id if topic else identifier, ErrorCode.none if topic else missing))
+    injected = cluster.injected_for(request.api, body)
     for topic, name, identifier, error in wanted:
+        if injected:  # what may not be described shows nothing but its name
+            topic, identifier, error = None, uuid.UUID(int=0), injected.error
         partitions = []
         for p, log in enumerate(topic.logs if topic else ()):
             leader = cluster.leader(topic.name, p) if topic else None
