@@ -62,7 +62,13 @@ def jvm_flags() -> list[str]:
 
 
 OURS = Eomirror()
+ONE_IDENTITY = Eomirror(
+    "eomirror-one-identity",
+    "eomirror with one identity and a floor of 20 ms",
+    "bench.one_identity",
+    {"commit": {"interval": "20ms"}},
+)
 EXACTLY_ONCE = MirrorMaker("mm2-exactly-once", "MirrorMaker 2 exactly-once", ("exactly-once",))
 INTERVAL = MirrorMaker("mm2-interval", "MirrorMaker 2 exactly-once, by interval", ("exactly-once", "interval"))
 AT_LEAST_ONCE = MirrorMaker("mm2-at-least-once", "MirrorMaker 2 at-least-once", ())
-SYSTEMS: dict[str, System] = {one.name: one for one in (OURS, EXACTLY_ONCE, INTERVAL, AT_LEAST_ONCE)}
+SYSTEMS: dict[str, System] = {one.name: one for one in (OURS, ONE_IDENTITY, EXACTLY_ONCE, INTERVAL, AT_LEAST_ONCE)}

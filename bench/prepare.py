@@ -152,6 +152,9 @@ class _Writer(threading.Thread):
                     committed += TRANSACTION_BATCHES * self._data.batch * len(self._share)
         except BaseException as error:  # noqa: BLE001 - raised by whoever joins
             self.failure = error
+        finally:
+            self._link.close()
+            self._brokers.close()
 
     def _deadline(self) -> float:
         return time.monotonic() + PATIENCE

@@ -32,7 +32,7 @@ class Timing:
 
     def of(self, system: System) -> float:
         """The system's warm-up."""
-        return self.warm_up if system.name == EOMIRROR else self.jvm_warm_up
+        return self.warm_up if system.name.startswith(EOMIRROR) else self.jvm_warm_up
 
     @property
     def prepared(self) -> float:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,11 +104,14 @@ class System(Protocol):
         """Is this one of the topics in which it keeps its state?"""
 
 
+@dataclass(frozen=True)
 class Eomirror:
-    """eomirror as shipped."""
+    """eomirror as shipped, or as a module starts it, with settings of its own."""
 
-    name = "eomirror"
-    title = "eomirror"
+    name: str = "eomirror"
+    title: str = "eomirror"
+    module: str = "eomirror.cli"
+    flow: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self, task: Task) -> dict[str, Any]:
         """Its configuration."""
@@ -117,6 +121,7 @@ class Eomirror:
             "target": "target",
             "topics": {"include": [task.topic]},
             **task.flow,
+            **self.flow,
         }
         if task.header is not None:
             flow["transform"] = [{"set": dict(zip(("header", "value"), task.header, strict=True))}]
@@ -125,9 +130,8 @@ class Eomirror:
 
     def start(self, task: Task) -> Running:
         path = self._written(task)
-        return Running(
-            [*ENTRY, "run", "bench"], task.folder / "eomirror.log", {**INSTALLED, "EOMIRROR_CONFIG": str(path)}
-        )
+        command = [sys.executable, "-m", self.module, "run", "bench"]
+        return Running(command, task.folder / "eomirror.log", {**INSTALLED, "EOMIRROR_CONFIG": str(path)})
 
     def _written(self, task: Task) -> Path:
         path = task.folder / "eomirror.yaml"
@@ -139,7 +143,7 @@ class Eomirror:
         command = [*ENTRY, "config", "show", "--resolved"]
         env = {**os.environ, "EOMIRROR_CONFIG": str(path)}
         shown = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
-        return f"# .venv/bin/python -m eomirror.cli run bench\n{shown}"
+        return f"# .venv/bin/python -m {self.module} run bench\n{shown}"
 
     def is_internal(self, topic: str) -> bool:
         return topic.startswith("__eomirror.")
