@@ -37,12 +37,13 @@ CONNECT_SECONDS: Final = 10.0
 REQUEST_SECONDS: Final = 15.0
 NO_ERROR: Final = 0
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
+LEADER_NOT_AVAILABLE: Final = 5
 
 # Answers that a fresh look at the metadata and a little patience cure.
 LEADERSHIP_CODES: Final = frozenset(
     {
         3,  # UNKNOWN_TOPIC_OR_PARTITION: this broker doesn't host it (yet, or any more)
-        5,  # LEADER_NOT_AVAILABLE
+        LEADER_NOT_AVAILABLE,
         6,  # NOT_LEADER_OR_FOLLOWER
         7,  # REQUEST_TIMED_OUT
         9,  # REPLICA_NOT_AVAILABLE

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from eomirror import records
-from eomirror.brokers import EARLIEST, LATEST, READ_COMMITTED, Brokers, Entry, Metadata, Topic
+from eomirror.brokers import EARLIEST, LATEST, LEADER_NOT_AVAILABLE, READ_COMMITTED, Brokers, Entry, Metadata, Topic
 from eomirror.errors import BrokerError, ConnectionLost, Refused
 from eomirror.model import RouteKey
 from eomirror.records import FlowRecord, LaneRecord, PositionRecord
@@ -71,6 +71,18 @@ def require_same(brokers: Brokers, metadata: Metadata, topics: InternalTopics, t
             f"cluster {brokers.name}: {topic.name} was deleted and created again while the flow ran",
             hint="Where the flow stands was in the topic that is gone. Restore it before you start the flow again.",
         )
+
+
+def require_leaders(brokers: Brokers, metadata: Metadata, names: Iterable[str], lane: int) -> None:
+    """Raises BrokerError while a partition that the lane writes has no leader.
+
+    Whoever takes the lane's identities then has the coordinator abort what is open, and Kafka 4.3 gives up a marker for
+    a partition without a leader (KAFKA-20734).
+    """
+    for name in names:
+        leader = internal_topic(brokers, metadata, name).partitions.get(lane)
+        if leader is not None and leader.node is None:
+            raise BrokerError(f"cluster {brokers.name}: {name}[{lane}]", LEADER_NOT_AVAILABLE)
 
 
 def offset_of(brokers: Brokers, metadata: Metadata, name: str, partition: int, which: int, isolation: int = 0) -> int:

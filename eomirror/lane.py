@@ -163,8 +163,7 @@ class Lane:
         internal = needed(self._topics, self.lease.on_bad_record)
         names = {*internal, *(topic for topic, _ in orders.routes)}
         metadata = self._target.metadata(names)
-        for name in internal:
-            checkpoint.internal_topic(self._target, metadata, name)
+        checkpoint.require_leaders(self._target, metadata, internal, self.lease.lane)
         checkpoint.require_same(self._target, metadata, self._topics, self.lease.checkpoint_id)
         # Identities first, checkpoint second. The other way round, the previous owner's commit can land between the
         # two and its records would be mirrored twice.

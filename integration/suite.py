@@ -1,7 +1,7 @@
 """`make test`: lint, types, unit and integration tests in one go; the last line counts `N passed, N failed, N skipped`.
 
 What needs no broker goes first, two steps side by side, each printed whole when it ends. The integration tests follow
-in two processes, each with clusters of its own; they wait for brokers more than they compute.
+in three processes, each with clusters of its own; they wait for brokers more than they compute.
 
 A step whose tool is missing fails. `ALLOW_SKIP=name[,name]` skips a step by its own name or by the name of a
 prerequisite that it needs (see `make prereqs`), and counts it as skipped. So is a check that says by exit 77 that this
@@ -66,7 +66,7 @@ STEPS = (
     Step("instructions", ((sys.executable, "-m", "checks.instructions"),)),
     Step(
         "integration",
-        ((*PYTEST, "integration", "--numprocesses=2", "--dist=worksteal"),),
+        ((*PYTEST, "integration", "--numprocesses=3", "--dist=worksteal"),),
         frozenset({"java", "maven"}),
         tests=True,
         alone=True,

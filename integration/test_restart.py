@@ -25,6 +25,7 @@ from .promise import (
     ends,
     faults,
     lane_states,
+    log_events,
     positions,
     wait_until,
 )
@@ -111,8 +112,9 @@ def test_a_signal_drains(
     loading.end()
     assert "run.stopping" in ended.stderr
     # A lane that the signal finds on its way back from a doubt has nothing in memory that it could bring to an end.
-    drained = ended.stderr.count(" lane.drained ")
-    assert drained == SMALL["lanes"] or "lane.rewind" in ended.stderr
+    told = [event["event"] for event in log_events(ended)]
+    drained = told.count("lane.drained")
+    assert drained == SMALL["lanes"] or "lane.rewind" in told
     assert pending(config) == 0 or drained < SMALL["lanes"]
     end = ends(target, topics)
     wait_until(lambda: ends(target, topics, committed=True) == end, what="the last markers")
