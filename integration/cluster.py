@@ -1,4 +1,4 @@
-"""Kafka clusters (KRaft) on loopback, from the jars of `make kafka`. One node is the rule:
+"""Kafka clusters (KRaft) on loopback, in processes or in containers (see home.py). One node is the rule:
 
     with Cluster.start("source", folder) as source:
         source.create_topic("orders", partitions=3)
@@ -27,7 +27,9 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import NewTopic
 
-from .node import NEWEST, ROOT, SERVER, ClusterError, Node, free_ports, java, kafka_jars, run_tool, tethered
+from .home import home
+from .jvm import java, kafka_jars, tethered
+from .node import NEWEST, ROOT, SERVER, ClusterError, Node, free_ports
 from .questions import Questions
 
 __all__ = ["ROOT", "Cluster", "ClusterError", "free_ports", "java", "kafka_jars", "start_pair", "tethered"]
@@ -51,7 +53,8 @@ class Cluster(Questions):
         self.nodes: dict[int, Node] = {}
         # A leading dash would be read as an option by the format command.
         self.cluster_id = "e" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:21]
-        self._jars = kafka_jars(release)
+        self._home = home()
+        self._release = release
         self._features = features
         self._settings = settings
         self._controller_port = 0
@@ -84,6 +87,7 @@ class Cluster(Questions):
         **server: object,
     ) -> Cluster:
         """Formats the storage and starts the JVMs; `wait_ready` must follow. Two clusters are up sooner this way.
+        Raises ClusterError, NoSuchRelease if that release is not to be had here.
 
         nodes    how many, numbered from 1
         release  one of RELEASES; 3.9 knows transactions version 1 only
@@ -102,12 +106,12 @@ class Cluster(Questions):
         ports = free_ports(nodes + 1)
         cluster._controller_port = ports[0]
         for number in range(1, nodes + 1):
-            node = Node(
+            node = cluster._home(
                 name if nodes == 1 else f"{name} node {number}",
                 number,
                 cluster.folder if number == 1 else cluster.folder / f"node-{number}",
-                cluster._jars,
                 ports[number],
+                release=release,
                 heap_mb=heap_mb,
                 quick=quick,
                 tether=tether,
@@ -231,7 +235,7 @@ class Cluster(Questions):
 
     def tool(self, main_class: str, *arguments: str, timeout: float = 60.0) -> str:
         """Runs one of Kafka's own tools and returns its stdout. Raises ClusterError with its stderr."""
-        return run_tool(self._jars, main_class, *arguments, timeout=timeout)
+        return self._home.run_tool(self._release, main_class, *arguments, folder=self.folder, timeout=timeout)
 
     def log_tail(self, lines: int = 30) -> str:
         """The last lines of node 1's kafka.log."""

@@ -15,9 +15,24 @@ import pytest
 
 from .cluster import ROOT, Cluster
 from .fleet import SOURCE, TRANSACTION_VERSIONS, Fleet, single_target
+from .home import described
+from .node import ClusterError
 from .process import Eomirror, write_config
 
 _SERIAL = itertools.count()
+
+
+def pytest_configure() -> None:
+    """Ends the run at once if brokers cannot be had as they were asked for."""
+    try:
+        described()
+    except ClusterError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header() -> str:
+    """Where brokers run."""
+    return described()
 
 
 @pytest.fixture(scope="session")

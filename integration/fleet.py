@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .cluster import Cluster
-from .node import NEWEST
+from .node import NEWEST, NoSuchRelease
 
 # The feature levels of a target that fault tests meet; all others meet the first.
 TRANSACTION_VERSIONS = (2, 1)
@@ -52,25 +52,32 @@ class Fleet:
 
     def up(self, *kinds: Kind) -> tuple[Cluster, ...]:
         """A cluster of each kind, up: those that are missing start side by side, and what a test has left paused or
-        down comes back."""
+        down comes back. Skips the test if a release is not to be had here."""
         started = []
-        for kind in kinds:
-            if kind in self._clusters:
-                self._clusters[kind].recover()
-            else:
-                cluster = self._clusters[kind] = Cluster.launch(
-                    kind.name,
-                    self._folder / kind.name,
-                    nodes=kind.nodes,
-                    release=kind.release,
-                    transaction_version=kind.transaction_version,
-                    heap_mb=kind.heap_mb,
-                    acls=True,
-                )
-                started.append(cluster)
-        for cluster in started:
-            cluster.wait_ready()
+        try:
+            for kind in kinds:
+                if kind in self._clusters:
+                    self._clusters[kind].recover()
+                else:
+                    started.append(self._launch(kind))
+        except NoSuchRelease as reason:
+            pytest.skip(str(reason))
+        finally:
+            for cluster in started:
+                cluster.wait_ready()
         return tuple(self._clusters[kind] for kind in kinds)
+
+    def _launch(self, kind: Kind) -> Cluster:
+        cluster = self._clusters[kind] = Cluster.launch(
+            kind.name,
+            self._folder / kind.name,
+            nodes=kind.nodes,
+            release=kind.release,
+            transaction_version=kind.transaction_version,
+            heap_mb=kind.heap_mb,
+            acls=True,
+        )
+        return cluster
 
     def close(self) -> None:
         """Ends them all at once."""

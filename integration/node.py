@@ -1,25 +1,21 @@
-"""One Kafka node: its JVM, its folder and its `server.properties`; and what starting one takes: jars, ports, a tether.
+"""One Kafka node: its folder and its `server.properties`, whatever runs it; and what all nodes share: settings, ports.
 
-A node's folder holds `server.properties`, `kafka.log` and `data/`, whose segment files may be read by tests. Its JVM
-dies with the process that started it, however that one dies (see tether.py).
+A node's folder holds `server.properties`, `kafka.log` and `data/`, whose segment files may be read by tests, and be
+rewritten while the broker is down. What runs the broker is the node's home: a process (jvm.py) or a container
+(container.py). Either dies with the process that started it, however that one dies.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import random
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TETHER = Path(__file__).with_name("tether.py")
 
 # Ports below the kernel's ephemeral range: an outgoing connection can never sit on the port of a broker that is down.
 PORTS = range(20000, 32000)
@@ -68,25 +64,8 @@ class ClusterError(Exception):
     """A cluster did not start or did not answer; the message ends with the tail of its log."""
 
 
-def java() -> str:
-    """The java command: $JAVA_HOME/bin/java, else the one on PATH. Raises ClusterError if there is none."""
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if not found:
-        raise ClusterError(
-            'no java command\nhint: A JDK 17 or newer is needed. Run "make prereqs" to see what is missing.'
-        )
-    return found
-
-
-def kafka_jars(release: str = NEWEST) -> Path:
-    """The folder of a release's jars; $EOMIRROR_KAFKA_LIBS stands for that of the newest. Raises ClusterError if they
-    are missing."""
-    chosen = os.environ.get("EOMIRROR_KAFKA_LIBS") if release == NEWEST else None
-    folder = Path(chosen or ROOT / ".work" / RELEASES[release] / "libs")
-    if not any(folder.glob("kafka_2.13-*.jar")):
-        raise ClusterError(f'{folder}: no Kafka jars\nhint: Run "make kafka" to fetch them.')
-    return folder
+class NoSuchRelease(ClusterError):
+    """A release other than the newest is not to be had here; tests that want it are left out."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -101,28 +80,19 @@ def free_ports(count: int) -> list[int]:
     raise ClusterError(f"no {count} free ports in {PORTS.start}-{PORTS.stop}")
 
 
-def tethered(command: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """The command wrapped so that it dies with the calling thread."""
-    return [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *map(str, command)]
+def tool_command(java: str, jars: str | Path, main_class: str, *arguments: str) -> list[str]:
+    """What runs one of Kafka's own tools, with that java and the jars of that folder."""
+    return [java, "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", main_class, *arguments]
 
 
-def run_tool(jars: Path, main_class: str, *arguments: str, timeout: float = 60.0) -> str:
-    """Runs one of Kafka's own tools and returns its stdout. Raises ClusterError with its stderr."""
-    command = [java(), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", main_class]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
-    if done.returncode != 0:
-        raise ClusterError(f"{main_class} exited {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
+class Node(ABC):
+    """One broker and its folder; node 1 of a cluster is its controller too. The cluster says when it is ready.
 
-
-class Node:
-    """One broker process and its folder; node 1 of a cluster is its controller too. The cluster says when it is ready.
-
-    heap_mb, quick, tether   as in `Cluster.launch`
+    release, heap_mb, quick, tether   as in `Cluster.launch`
     """
 
     def __init__(
-        self, name: str, number: int, folder: Path, jars: Path, port: int, *, heap_mb: int, quick: bool, tether: bool
+        self, name: str, number: int, folder: Path, port: int, *, release: str, heap_mb: int, quick: bool, tether: bool
     ) -> None:
         self.name = name
         self.number = number
@@ -131,12 +101,52 @@ class Node:
         self.log_dir = folder / "data"
         self.log_file = folder / "kafka.log"
         self.properties = folder / "server.properties"
-        self._jars = jars
+        self._release = release
         self._heap_mb = heap_mb
         self._quick = quick
         self._tether = tether
-        self._process: subprocess.Popen[bytes] | None = None
-        self._paused = False
+
+    @classmethod
+    @abstractmethod
+    def run_tool(cls, release: str, main_class: str, *arguments: str, folder: Path, timeout: float = 60.0) -> str:
+        """Runs one of Kafka's own tools, which may read and write `folder`, and returns its stdout.
+
+        Raises ClusterError with its stderr.
+        """
+
+    @abstractmethod
+    def spawn(self) -> None:
+        """Starts the JVM; it must be down."""
+
+    @abstractmethod
+    def stop(self, timeout: float = 30.0) -> None:
+        """SIGTERM and wait; SIGKILL if the broker takes longer than that many seconds. Does nothing if it is down."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL: the broker writes nothing more, not even its clean-shutdown file. Does nothing if it is down."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Stops its time: connections stay open and nothing answers."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Goes on after `pause`; does nothing otherwise."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int:
+        """The broker's process id on this machine. Raises ClusterError if it is down."""
+
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """True while the JVM lives, paused or not."""
+
+    @abstractmethod
+    def _ended(self) -> object:
+        """Forgets a JVM that has ended by itself; returns what it ended with."""
 
     def format(
         self,
@@ -167,75 +177,13 @@ class Node:
         lines = [f"{key}={value}" for key, value in whole.items() if value is not None]
         self.properties.write_text("\n".join(lines) + "\n")
         levels = [part for name, level in features.items() for part in ("--feature", f"{name}={level}")]
-        tool = "kafka.tools.StorageTool"
-        run_tool(self._jars, tool, "format", "-t", cluster_id, "-c", str(self.properties), *levels, *options)
-
-    def spawn(self) -> None:
-        """Starts the JVM; it must be down."""
-        flags = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+ExitOnOutOfMemoryError"]
-        flags += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"] if self._quick else ["-XX:+UseG1GC"]
-        flags += ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"]
-        command: list[str] = [java(), *flags, "-cp", f"{self._jars}/*", "kafka.Kafka", str(self.properties)]
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                tethered(command) if self._tether else command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-        if self._tether:
-            _LIVE.add(self)
-
-    def stop(self, timeout: float = 30.0) -> None:
-        """SIGTERM and wait; SIGKILL if the broker takes longer than that many seconds. Does nothing if it is down."""
-        process = self._process
-        if process is None:
-            return
-        self.resume()
-        process.terminate()
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._gone()
-
-    def kill(self) -> None:
-        """SIGKILL: the broker writes nothing more, not even its clean-shutdown file."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._gone()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
-        self._paused = True
-
-    def resume(self) -> None:
-        """SIGCONT after `pause`; does nothing otherwise."""
-        if self._paused:
-            self._paused = False
-            self._signal(signal.SIGCONT)
+        arguments = ["format", "-t", cluster_id, "-c", str(self.properties), *levels, *options]
+        self.run_tool(self._release, "kafka.tools.StorageTool", *arguments, folder=self.folder)
 
     @property
     def address(self) -> str:
         """host:port for clients."""
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The broker's process id. Raises ClusterError if it is down."""
-        if self._process is None:
-            raise ClusterError(f"{self.name}: the broker is down")
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """True while the JVM lives, paused or not."""
-        return self._process is not None and self._process.poll() is None
 
     @property
     def listens(self) -> bool:
@@ -247,9 +195,7 @@ class Node:
     def check_alive(self) -> None:
         """Raises ClusterError if the JVM has ended by itself."""
         if not self.running:
-            code = None if self._process is None else self._process.returncode
-            self._gone()
-            raise ClusterError(self.report(f"the broker ended with {code}"))
+            raise ClusterError(self.report(f"the broker ended with {self._ended()}"))
 
     def report(self, cause: str) -> str:
         """The cause with the node's name and the end of its log."""
@@ -269,20 +215,18 @@ class Node:
         """The .log files of a partition as they lie on disk, oldest first."""
         return sorted(self.partition_folder(topic, partition).glob("*.log"))
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def _gone(self) -> None:
-        self._process = None
-        self._paused = False
-        _LIVE.discard(self)
+    def _command(self, java: str, jars: str | Path) -> list[str]:
+        """What starts the broker, with that java and the jars of that folder."""
+        flags = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+ExitOnOutOfMemoryError"]
+        flags += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"] if self._quick else ["-XX:+UseG1GC"]
+        flags += ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"]
+        return [java, *flags, "-cp", f"{jars}/*", "kafka.Kafka", str(self.properties)]
 
 
-_LIVE: set[Node] = set()
+LIVE: set[Node] = set()  # those that die with this process
 
 
 @atexit.register
 def _kill_all() -> None:
-    for node in list(_LIVE):
+    for node in list(LIVE):
         node.kill()
