@@ -16,11 +16,13 @@ STAMP = $(shell sha256sum $(1) | cut -c1-16).stamp
 KAFKA := .work/kafka/$(call STAMP,pom.xml) .work/kafka-3.9/$(call STAMP,pom-3.9.xml)
 COMMA := ,
 FUZZ_SECONDS ?= 60
+# What `make test-containers` runs: the harness itself, then what kills, hangs, moves and rewrites brokers.
+IN_CONTAINERS ?= harness rawlog exactly_once restart markers secured source_faults
 SKIPPED := $(subst $(COMMA), ,$(ALLOW_SKIP))
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: prereqs
 prereqs: ## print what this machine must have: version, found or missing, package
@@ -60,6 +62,11 @@ demo: $(BUILT) $(KAFKA) ## a million records mirrored, killed again and again, c
 .PHONY: test
 test: $(BUILT) $(if $(filter java maven integration,$(SKIPPED)),,$(KAFKA)) ## lint, types, tests, checks of the kernel (ALLOW_SKIP=name skips one by name)
 	@ALLOW_SKIP="$(ALLOW_SKIP)" $(BIN)/python -m integration.suite
+
+.PHONY: test-containers
+test-containers: $(BUILT) ## tests with each broker in a container: a Docker daemon, no Java (EOMIRROR_TEST_KAFKA_IMAGE=name)
+	@EOMIRROR_TEST_KAFKA=containers $(BIN)/python -m pytest -vv -rs --numprocesses=3 --dist=worksteal \
+		$(IN_CONTAINERS:%=integration/test_%.py)
 
 .PHONY: test-unit
 test-unit: $(BUILT) ## unit tests: seconds, no broker

@@ -83,6 +83,10 @@ row maven "$(mvn -v 2>/dev/null | sed -n 's/.*Apache Maven \([0-9.]*\).*/\1/p')"
 
 optional valgrind "$(valgrind --version 2>/dev/null | cut -d- -f2)" "instructions" valgrind
 
+# Asked of the daemon itself: the command alone runs no container. A package would not start one everywhere.
+[ "$mode" = packages ] ||
+    optional docker "$(docker version --format '{{.Server.Version}}' 2>/dev/null)" "test-containers" docker.io
+
 free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 if [ "$free" -ge 4 ]; then
     row disk "$free GiB free" "" ""
