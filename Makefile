@@ -16,7 +16,7 @@ STAMP = $(shell sha256sum $(1) | cut -c1-16).stamp
 KAFKA := .work/kafka/$(call STAMP,pom.xml) .work/kafka-3.9/$(call STAMP,pom-3.9.xml)
 COMMA := ,
 FUZZ_SECONDS ?= 60
-# What `make test-containers` runs: the harness itself, then what kills, hangs, moves and rewrites brokers.
+# What `make test-containers` runs: the harness itself, then what kills and freezes brokers, or rewrites their logs.
 IN_CONTAINERS ?= harness rawlog exactly_once restart markers secured source_faults
 SKIPPED := $(subst $(COMMA), ,$(ALLOW_SKIP))
 
