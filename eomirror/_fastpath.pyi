@@ -97,6 +97,9 @@ class FetchFrame:
     @property
     def partitions(self) -> list[FetchedPartition]: ...
 
+def frame_buffer(size: int) -> bytearray:
+    """A bytearray whose bytes are whatever memory held: for a frame that is read into it whole."""
+
 def fetch_response(frame: Buffer, version: int) -> FetchFrame:
     """Read a Fetch response of version 12 to 17, response header v1 included (FetchResponse.json).
 

@@ -27,6 +27,7 @@ from kio.static.constants import EntityType
 from kio.static.primitive import i16, i32
 
 from eomirror import __version__
+from eomirror._fastpath import frame_buffer
 from eomirror.errors import ConnectionLost
 from eomirror.schemas import response_schema
 from eomirror.security import Security, TlsSocket, is_tls, words
@@ -304,7 +305,7 @@ class Connection:
         return pending, frame
 
     def _read(self, size: int, deadline: float) -> bytearray:
-        frame = bytearray(size)
+        frame = frame_buffer(size)
         view = memoryview(frame)
         while view:
             left = deadline - self.network.now()

@@ -159,11 +159,13 @@ class Questions(ABC):
                 return {tp.partition: future.result(15).offset for tp, future in futures.items()}
             except KafkaException as error:
                 code = error.args[0].code()
-                if code in (KafkaError._NOENT, KafkaError._UNKNOWN_PARTITION):
-                    self._admin = None  # a client that asked too early goes on for half a minute saying so
-                if code != KafkaError.FENCED_LEADER_EPOCH or time.monotonic() > deadline:
+                if code in (KafkaError._NOENT, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_LEADER_EPOCH):
+                    # A client that asked too early, or knew a topic of that name that is gone, says so for long.
+                    self._admin = None
+                epochs = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
+                if code not in epochs or time.monotonic() > deadline:
                     raise
-                time.sleep(0.05)  # the client knows an older leader, and asks for the new one now
+                time.sleep(0.05)  # the client or the broker is behind, and asks for the new leader now
 
     # -- leaders ----------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,11 @@ cdef int skip_tags(Cursor *c) except -1:
     return 0
 
 
+def frame_buffer(Py_ssize_t size):
+    """A bytearray whose bytes are whatever memory held: for a frame that is read into it whole."""
+    return PyByteArray_FromStringAndSize(NULL, size)
+
+
 def fetch_response(frame, int version):
     """Parse one Fetch response of version 12 to 17 (FetchResponse.json); records stay where they are in the frame."""
     cdef Py_buffer buffer
