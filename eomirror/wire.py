@@ -18,18 +18,16 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from kio.index import load_payload_module
 from kio.schema.api_versions.v3.request import ApiVersionsRequest
 from kio.schema.api_versions.v3.response import ApiVersionsResponse
 from kio.serial import entity_reader, entity_writer
 from kio.serial.errors import SerialError
-from kio.static.constants import EntityType
 from kio.static.primitive import i16, i32
 
 from eomirror import __version__
 from eomirror._fastpath import frame_buffer
 from eomirror.errors import ConnectionLost
-from eomirror.schemas import response_schema
+from eomirror.schemas import request_module, response_schema
 from eomirror.security import Security, TlsSocket, is_tls, words
 
 Buffer = bytes | bytearray | memoryview
@@ -161,6 +159,7 @@ class Connection:
         self.client_id = client_id
         self.in_flight: deque[_Pending] = deque()
         self._next_correlation = 0
+        self._timeout = 0.0  # what the socket was told last, seconds
         try:
             self.socket = network.dial(address.host, address.port, timeout)
         except OSError as error:
@@ -214,7 +213,7 @@ class Connection:
 
     def module(self, api_key: int, within: tuple[int, int] | None = None) -> Any:
         """The kio module with the request classes of the agreed version."""
-        return load_payload_module(api_key, self.version(api_key, within), EntityType.request)
+        return request_module(api_key, self.version(api_key, within))
 
     # --- sending
 
@@ -254,7 +253,7 @@ class Connection:
         self.send_frame(api_key, version, [frame])
 
     def _send_all(self, buffers: Sequence[Buffer]) -> None:
-        self.socket.settimeout(SEND_SECONDS)
+        self._bear(SEND_SECONDS)
         views = [memoryview(b) for b in buffers]
         first = 0
         while first < len(views):
@@ -311,12 +310,21 @@ class Connection:
             left = deadline - self.network.now()
             if left <= 0:
                 raise ConnectionLost(f"{self.address}: no answer in time")
-            self.socket.settimeout(left)
-            count = self.socket.recv_into(view)
+            self._bear(left)
+            try:
+                count = self.socket.recv_into(view)
+            except TimeoutError:
+                continue  # the deadline decides
             if count == 0:
                 raise ConnectionLost(f"{self.address}: closed by the broker")
             view = view[count:]
         return frame
+
+    def _bear(self, seconds: float) -> None:
+        """Let the socket wait that long or a little less. Each change is a system call: what is near enough stays."""
+        if not seconds / 2 <= self._timeout <= seconds:
+            self._timeout = seconds * 0.75
+            self.socket.settimeout(self._timeout)
 
     def _parse(self, pending: _Pending, frame: bytearray, offset: int) -> Any:
         """Read a response body; `offset` is where the correlation id ends."""

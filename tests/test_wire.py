@@ -404,7 +404,7 @@ def test_an_answer_that_does_not_come_in_time(pairs: Any, cut: int) -> None:
     connection = pair.connect()
     connection.send(end(3))
     before = time.monotonic()
-    _lost(connection, pair.deadline(0.05), "timed out")
+    _lost(connection, pair.deadline(0.05), "no answer in time")
     assert 0.04 < time.monotonic() - before < 2
 
 
@@ -530,7 +530,7 @@ def test_a_port_where_nobody_answers(listener: socket.socket) -> None:
     address = Address(*listener.getsockname())
     with pytest.raises(ConnectionLost) as caught:
         Connection(TcpNetwork(), address, "me", 0.05)
-    assert caught.value.message == f"{address}: timed out"
+    assert caught.value.message == f"{address}: no answer in time"
 
 
 def test_waiting_gives_back_what_can_be_read(pairs: Any) -> None:
