@@ -6,6 +6,7 @@ first in PYTHONPATH, `import eomirror` gives the variant.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -49,7 +50,16 @@ class Variant:
         return WORK / self.name
 
     def build(self) -> Path:
-        """The folder to put first in PYTHONPATH; built anew only if the kernel, the flags or the compiler changed."""
+        """The folder to put first in PYTHONPATH; built anew only if the kernel, the flags or the compiler changed.
+
+        Processes that want the same one wait for each other, and find it as the first has left it.
+        """
+        WORK.mkdir(exist_ok=True)
+        with (WORK / f"{self.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return self._built()
+
+    def _built(self) -> Path:
         package = self.folder / "eomirror"
         stamp, wanted = self.folder / "stamp", self._stamp()
         if stamp.exists() and stamp.read_text() == wanted:
@@ -82,16 +92,17 @@ class Variant:
         return seen.hexdigest()
 
     def _link(self, package: Path) -> None:
+        """Links that are right stay: somebody may be importing from them."""
         package.mkdir(parents=True, exist_ok=True)
-        for old in package.iterdir():
-            if old.is_symlink():
+        modules = (ROOT / "eomirror").iterdir()
+        wanted = {package / p.name: p for p in modules if p.name not in COPIED | MADE_HERE and p.suffix != ".so"}
+        wanted |= {self.folder / name: ROOT / name for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE")}
+        for old in [*package.iterdir(), *self.folder.iterdir()]:
+            if old.is_symlink() and old.readlink() != wanted.get(old):
                 old.unlink()
-        for path in (ROOT / "eomirror").iterdir():
-            if path.name not in COPIED | MADE_HERE and path.suffix != ".so":
-                (package / path.name).symlink_to(path)
-        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-            (self.folder / name).unlink(missing_ok=True)
-            (self.folder / name).symlink_to(ROOT / name)
+        for link, path in wanted.items():
+            if not link.is_symlink():
+                link.symlink_to(path)
 
     def _call(self, command: list[str], environment: dict[str, str]) -> None:
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)

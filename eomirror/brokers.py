@@ -332,7 +332,7 @@ class Brokers:
             described = metadata.topics.get(topic)
             leader = described.partitions.get(partition) if described else None
             if leader is None or leader.node is None:
-                cause = UNKNOWN_TOPIC_OR_PARTITION if leader is None else 5
+                cause = UNKNOWN_TOPIC_OR_PARTITION if leader is None else LEADER_NOT_AVAILABLE
                 answers[topic, partition] = BrokerError(f"cluster {self.name}: {topic}[{partition}]", cause)
             else:
                 by_leader.setdefault(leader.node, {}).setdefault(topic, []).append(partition)
@@ -357,7 +357,7 @@ class Brokers:
         while position < bound:
             leader = topic.partitions[partition].node
             if leader is None:
-                raise BrokerError(f"cluster {self.name}: {topic.name}[{partition}]", 5)
+                raise BrokerError(f"cluster {self.name}: {topic.name}[{partition}]", LEADER_NOT_AVAILABLE)
             connection = self.at(self.address(leader))
             frame, part = self._fetch(connection, topic, partition, position)
             try:
@@ -392,7 +392,7 @@ class Brokers:
         described = self.metadata([topic]).topics.get(topic)
         leader = described.partitions[partition].node if described and partition in described.partitions else None
         if described is None or leader is None:
-            raise BrokerError(f"cluster {self.name}: {topic}[{partition}]", 5)
+            raise BrokerError(f"cluster {self.name}: {topic}[{partition}]", LEADER_NOT_AVAILABLE)
         connection = self.at(self.address(leader))
         frame, part = self._fetch(connection, described, partition, offset)
         try:

@@ -31,22 +31,24 @@ class Control:
         if self._position is None:
             self._position = offset_of(self._target, metadata, topic.name, 0, EARLIEST)
         stable = offset_of(self._target, metadata, topic.name, 0, LATEST, READ_COMMITTED)
+        desired, events = dict(self._desired), list(self.events)
         for entry in self._target.read_committed(topic, 0, self._position, stable, 5.0):
-            self._fold(entry)
-        self._position = max(self._position, stable)
-        return dict(self._desired)
+            self._fold(entry, desired, events)
+        # All or nothing: what could not be read to its end is read again.
+        self._desired, self.events, self._position = desired, events, max(self._position, stable)
+        return dict(desired)
 
-    def _fold(self, entry: Entry) -> None:
+    def _fold(self, entry: Entry, desired: dict[RouteKey, Desired], events: list[Event]) -> None:
         place = f"{self._topics.control}[0]@{entry.offset}"
         match records.decode_key(place, entry.key):
             case ["desired", ["fault", str(topic), int(partition)]]:
                 if entry.value is None:
-                    self._desired.pop((topic, partition), None)
+                    desired.pop((topic, partition), None)
                 else:
-                    self._desired[topic, partition] = records.decode(place, Desired, entry.value)
+                    desired[topic, partition] = records.decode(place, Desired, entry.value)
             case ["event", str(_)]:
                 if entry.value is not None:
-                    self.events.append(records.decode(place, Event, entry.value))
+                    events.append(records.decode(place, Event, entry.value))
             case key:
                 raise Refused(f"{place}: unknown key {key!r}", hint="It was written by a newer eomirror; run that one.")
 

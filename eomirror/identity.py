@@ -121,7 +121,8 @@ class Registrar:
                 identity.coordinator = None
                 raise Rewind("init_unknown", f"{place}: {error.message}") from error
             except BrokerError as error:
-                if error.code is None:
+                # Who the coordinator is was asked here, so nothing in this answer speaks of epochs.
+                if error.code is None or error.code not in COORDINATOR_MOVED | NOT_AUTHORIZED:
                     raise Rewind("init_unknown", f"{place}: {error.message}") from error
                 code, held = error.code, None
             if held is not None:

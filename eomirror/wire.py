@@ -74,7 +74,7 @@ API_NAMES: Final = {
 # HTTP as 1 GiB.
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 # A broker that takes nothing for this long is as good as gone.
-SEND_SECONDS: Final = 30.0
+SEND_SECONDS: Final = 20.0
 # Linux takes at most 1024 buffers in one sendmsg.
 MAX_IOVEC: Final = 1000
 
@@ -253,7 +253,7 @@ class Connection:
         self.send_frame(api_key, version, [frame])
 
     def _send_all(self, buffers: Sequence[Buffer]) -> None:
-        self._bear(SEND_SECONDS)
+        self._set_timeout(SEND_SECONDS)
         views = [memoryview(b) for b in buffers]
         first = 0
         while first < len(views):
@@ -310,20 +310,22 @@ class Connection:
             left = deadline - self.network.now()
             if left <= 0:
                 raise ConnectionLost(f"{self.address}: no answer in time")
-            self._bear(left)
+            self._set_timeout(left)
             try:
                 count = self.socket.recv_into(view)
-            except TimeoutError:
+            except TimeoutError as error:
+                if error.errno is not None:  # the kernel has given the connection up
+                    raise
                 continue  # the deadline decides
             if count == 0:
                 raise ConnectionLost(f"{self.address}: closed by the broker")
             view = view[count:]
         return frame
 
-    def _bear(self, seconds: float) -> None:
+    def _set_timeout(self, seconds: float) -> None:
         """Let the socket wait that long or a little less. Each change is a system call: what is near enough stays."""
         if not seconds / 2 <= self._timeout <= seconds:
-            self._timeout = seconds * 0.75
+            self._timeout = seconds * 0.7
             self.socket.settimeout(self._timeout)
 
     def _parse(self, pending: _Pending, frame: bytearray, offset: int) -> Any:

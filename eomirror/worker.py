@@ -334,7 +334,7 @@ class Worker:
             except (ConnectionLost, BrokerError, Preflight) as error:
                 log.warning(f"{event}.failed", flow=self.flow.name, error=error.message)
             except Refused as error:
-                # An order of a newer eomirror, say. What is mirrored already goes on; only new orders do not arrive.
+                # An order of a newer eomirror, say. What is mirrored already goes on; only what is new does not arrive.
                 self._tell(error.message, log.error, f"{event}.refused")
 
     def _discover(self) -> Plan:

@@ -2,16 +2,17 @@
 # Images for test clusters in containers, made with no registry of images: a small Debian with a JRE, from the package
 # mirror of this machine, and the jars of `make kafka`.
 #   image.sh [name]    makes name:4.3.1 and name:3.9.2, by the versions in pom.xml and pom-3.9.xml
-# The name is eomirror-kafka, if none is given. Needs root, debootstrap and a Docker daemon. SUITE is another Debian than
-# bookworm, MIRROR another place than apt's own list says.
+# The name is eomirror-kafka, if none is given. Needs root, debootstrap and a Docker daemon. MIRROR is another place
+# of Debian bookworm than apt's own list says.
 set -eu
 cd "$(dirname "$0")/.."
 
 name=${1:-eomirror-kafka}
-SUITE=${SUITE:-bookworm}
+SUITE=bookworm
 if [ -z "${MIRROR:-}" ]; then
     # Where apt has this suite from; without an answer, debootstrap's own default.
-    MIRROR=$(apt-get indextargets --format '$(REPO_URI)' "Created-By: Packages" "Codename: $SUITE" 2>/dev/null | head -n 1)
+    MIRROR=$(apt-get indextargets --format '$(REPO_URI)' "Created-By: Packages" "Codename: $SUITE" \
+        "Origin: Debian" "Component: main" 2>/dev/null | head -n 1)
 fi
 
 fail() {
@@ -24,7 +25,7 @@ command -v debootstrap >/dev/null || fail "no debootstrap command" "Say \"apt-ge
 docker version >/dev/null 2>&1 || fail "the Docker daemon does not answer" "\"docker version\" says why."
 
 root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+trap 'rm -rf --one-file-system "$root" "$root.tar"' EXIT
 chmod 755 "$root"
 
 echo "Debian $SUITE with a JRE"
@@ -41,5 +42,6 @@ for release in .work/kafka:pom.xml .work/kafka-3.9:pom-3.9.xml; do
     mkdir -p "$root/opt/kafka"
     cp -rL "$libs" "$root/opt/kafka/libs"
     echo "$name:$version"
-    tar -C "$root" --one-file-system -c . | docker import - "$name:$version"
+    tar -C "$root" --one-file-system -cf "$root.tar" .
+    docker import "$root.tar" "$name:$version"
 done

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import random
 import socket
 from abc import ABC, abstractmethod
@@ -69,9 +70,14 @@ class NoSuchRelease(ClusterError):
 
 
 def free_ports(count: int) -> list[int]:
-    """That many loopback ports on which nothing listens, outside the kernel's ephemeral range."""
+    """That many loopback ports on which nothing listens, outside the kernel's ephemeral range.
+
+    Test processes side by side have shares of their own: the port of a broker that is down looks free.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    share = PORTS[int(worker.removeprefix("gw")) :: int(workers)]
     found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, 400):
+    for port in random.SystemRandom().sample(share, 400):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)

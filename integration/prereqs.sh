@@ -85,7 +85,7 @@ optional valgrind "$(valgrind --version 2>/dev/null | cut -d- -f2)" "instruction
 
 # Asked of the daemon itself: the command alone runs no container. A package would not start one everywhere.
 [ "$mode" = packages ] ||
-    optional docker "$(docker version --format '{{.Server.Version}}' 2>/dev/null)" "test-containers" docker.io
+    optional docker "$(timeout 5 docker version --format '{{.Server.Version}}' 2>/dev/null)" "test-containers" docker.io
 
 free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 if [ "$free" -ge 4 ]; then

@@ -21,15 +21,19 @@ def main() -> None:
     """Waits for the end, then removes by SIGKILL whatever has the label."""
     client = DockerClient().client
     sys.stdin.buffer.read()
+    refused: APIError | None = None
     for _ in range(ROUNDS):
+        refused = None
         for container in client.containers.list(all=True, filters={"label": sys.argv[1]}, ignore_removed=True):
             try:
                 container.remove(force=True, v=True)
             except APIError as error:
                 # It is being removed already, or was never there: both are what is wanted.
                 if error.status_code not in (404, 409):
-                    raise
+                    refused = error
         time.sleep(PAUSE)
+    if refused is not None:
+        raise refused
 
 
 if __name__ == "__main__":

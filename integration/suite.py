@@ -73,6 +73,7 @@ STEPS = (
     ),
 )
 SIDE_BY_SIDE = 2
+MOST_SECONDS = 50 * 60  # of one command; the tests have limits of their own
 
 
 def counts_of(report: Path, code: int) -> Counts:
@@ -134,7 +135,12 @@ def side_by_side(steps: Iterable[Step]) -> Counts:
 
 def _call(command: tuple[str, ...], output: IO[bytes] | None) -> int:
     try:
-        return subprocess.run(command, cwd=ROOT, check=False, stdout=output, stderr=output).returncode
+        return subprocess.run(
+            command, cwd=ROOT, check=False, stdout=output, stderr=output, timeout=MOST_SECONDS
+        ).returncode
+    except subprocess.TimeoutExpired:
+        _say(f"{command[0]}: killed, for it took longer than {MOST_SECONDS // 60} minutes", output)
+        return 1
     except OSError as error:
         _say(f"{command[0]}: {error.strerror}", output)
         return 1
