@@ -93,7 +93,7 @@ bench-kernel: $(BUILT) ## the kernel's speed on one core, beside memcpy and the 
 	@$(BIN)/python -m bench.kernel
 
 .PHONY: bench
-bench: $(BUILT) $(KAFKA) ## eomirror beside MirrorMaker 2, outputs checked; dated files in bench/results, 50 minutes (BENCH="--smoke")
+bench: $(BUILT) $(KAFKA) ## eomirror beside MirrorMaker 2, outputs checked; dated files in bench/results, about an hour (BENCH="--smoke")
 	@$(BIN)/python -m bench.mirror $(BENCH)
 
 .PHONY: lint
