@@ -146,10 +146,10 @@ class Window:
 
 
 def window(samples: Sequence[Sample], warm_up: float, seconds: float) -> Window | None:
-    """From the first change at least `warm_up` seconds after the first visible record, to the last one `seconds` later.
+    """From the first change `warm_up` seconds or more after the first visible record, to the first one `seconds` later.
 
     Both ends are moments of a change, so that a system that commits in large steps neither gains nor loses a part of
-    one. None if less than two changes fall into that time.
+    one. If nothing changes that late any more, it ends with the last change and is shorter. None without two changes.
     """
     visible = next((one.at for one in samples if one.records > 0), None)
     if visible is None:
@@ -162,5 +162,5 @@ def window(samples: Sequence[Sample], warm_up: float, seconds: float) -> Window 
     if not changes:
         return None
     first = changes[0]
-    last = [one for one in changes if one.at <= first.at + seconds][-1]
+    last = next((one for one in changes if one.at >= first.at + seconds), changes[-1])
     return Window(first, last) if last is not first else None

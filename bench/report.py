@@ -20,6 +20,7 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "commits_per_s": ("commits/s", lambda value: f"{value:.1f}"),
     "peak_rss": ("peak memory, MB", lambda value: f"{value / 1e6:.0f}"),
     "startup_s": ("start to first record, s", lambda value: f"{value:.1f}"),
+    "window_s": ("window, s", lambda value: f"{value:.1f}"),
     "p50_ms": ("p50, ms", lambda value: f"{value:.1f}"),
     "p99_ms": ("p99, ms", lambda value: f"{value:.1f}"),
     "p999_ms": ("p99.9, ms", lambda value: f"{value:.1f}"),
@@ -30,11 +31,11 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 COLUMNS = {
     "throughput": (
         *("records_per_s", "megabytes_per_s", "cpu_per_million", "broker_cpu_per_million"),
-        *("commits_per_s", "peak_rss", "startup_s"),
+        *("commits_per_s", "peak_rss", "startup_s", "window_s"),
     ),
     "latency": (
         *("p50_ms", "p99_ms", "p999_ms", "max_ms", "cpu_per_million", "broker_cpu_per_million"),
-        *("commits_per_s", "internal_ratio", "peak_rss"),
+        *("commits_per_s", "internal_ratio", "peak_rss", "window_s"),
     ),
     "recovery": ("recovery_s",),
 }
@@ -151,8 +152,10 @@ def _how(result: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
         f"- command: `{result['command']}`, {result['minutes']} minutes",
         f"- both brokers ({result['brokers']['heap_mb']} MB of heap each) and the replicator on this machine, one "
         "replicator at a time, each with targets of its own that are removed afterwards",
-        f"- a round: {timing['seconds']:g} s between the first and the last commit seen on the target, after a warm-up "
-        f"of {timing['warm_up']:g} s (MirrorMaker 2: {timing['jvm_warm_up']:g} s) from the first record on. "
+        f"- a round: from a commit seen on the target to the first one at least {timing['seconds']:g} s later (the "
+        "window; of a stream, the last one within that time), after a warm-up of "
+        f"{timing['warm_up']:g} s (MirrorMaker 2 and every stream: {timing['jvm_warm_up']:g} s) from the first record "
+        "on. "
         f"{timing['rounds']} rounds of the main scenarios, interleaved; medians, with the range where there is one",
         "- every record of both sides is compared (order, timestamp, key, value, headers); a round whose output "
         "differs has no figure",

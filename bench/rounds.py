@@ -18,6 +18,8 @@ from .systems import System, Task
 from .watch import Failed, Seen, Watch, delete_topics, settled
 
 START_SECONDS = 120.0  # until the first record is visible
+# A window begins with a commit and ends with one; those of an interval of one second are a second and more apart.
+SLACK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Timing:
     warm_up: float = 5.0  # after the first visible record
     jvm_warm_up: float = 10.0  # MirrorMaker 2's, which compiles meanwhile, and everybody's with a live stream
     kills: int = 3
-    least: float = 15.0  # a shorter window has no figure: the prepared topic was too short
+    least: float | None = None  # seconds that a window must have, or it has no figure; None: `seconds`
 
     def of(self, system: System) -> float:
         """The system's warm-up."""
@@ -37,7 +39,11 @@ class Timing:
     @property
     def prepared(self) -> float:
         """Seconds of work that a prepared topic must hold for eomirror."""
-        return self.seconds + self.warm_up + 1
+        return self.seconds + self.warm_up + 2
+
+    def suffices(self, measured: Window | None) -> bool:
+        """Is the window long enough for a figure? If it is not, the prepared topic was too short."""
+        return measured is not None and measured.seconds >= (self.seconds if self.least is None else self.least)
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,7 @@ def throughput(
     watch = Watch(running, pair.source, pair.target, prepared.topic)
     try:
         startup = watch.wait_visible(START_SECONDS)
-        # The window begins and ends with a commit, which may be a second away.
-        ends = startup + timing.of(system) + timing.seconds + 1.5
+        ends = startup + timing.of(system) + timing.seconds + SLACK_SECONDS
         watch.wait_until(ends, lambda seen: sum(seen.stable) >= prepared.records)
     except Failed as failed:
         return {"wrong": str(failed), "log": running.tail()}
@@ -104,8 +109,10 @@ def throughput(
         return {"wrong": verdict.wrong}
     counted = samples(watch.seen, verdict.counts)
     measured = window(counted, timing.of(system), timing.seconds)
-    if measured is None or measured.seconds < timing.least:
-        return {"wrong": "the prepared topic was too short", "checked_records": verdict.records}
+    if measured is None or not timing.suffices(measured):
+        length = measured.seconds if measured else 0.0
+        short = f"the prepared topic was too short, or commits too rare: a window of {length:.1f} s"
+        return {"wrong": short, "checked_records": verdict.records}
     return {
         **costs(measured),
         "megabytes_per_s": measured.records / measured.seconds * scenario.data.record_bytes / 1e6,

@@ -29,7 +29,7 @@ from bench.measure import (
     usage,
     window,
 )
-from bench.rounds import commits, costs, samples
+from bench.rounds import Timing, commits, costs, samples
 from bench.segments import Marker
 from bench.watch import Seen
 
@@ -115,10 +115,20 @@ def test_rounds_without_a_figure_are_left_out() -> None:
 def test_a_window_begins_and_ends_with_a_commit() -> None:
     steps = [(0.0, 0), (1.0, 0), (2.0, 5), (4.0, 5), (7.5, 30), (8.0, 30), (9.0, 40), (12.4, 60), (12.6, 90)]
     found = window([sample(*one) for one in steps], warm_up=5.0, seconds=5.0)
-    # Visible since 2.0, warm since 7.0; the first commit after that is at 7.5, the last one within 5 s at 12.4.
+    # Visible since 2.0, warm since 7.0; the first commit after that is at 7.5, the first one 5 s later at 12.6.
+    assert found == Window(sample(7.5, 30), sample(12.6, 90))
+    assert found.seconds == pytest.approx(5.1)
+    assert found.records == 60
+
+
+def test_a_window_shorter_than_wanted_has_no_figure() -> None:
+    steps = [(0.0, 0), (2.0, 5), (7.5, 30), (12.4, 60), (40.0, 60)]
+    found = window([sample(*one) for one in steps], warm_up=5.0, seconds=5.0)
     assert found == Window(sample(7.5, 30), sample(12.4, 60))
-    assert found.seconds == pytest.approx(4.9)
-    assert found.records == 30
+    assert not Timing(seconds=5.0).suffices(found)
+    assert Timing(seconds=4.5).suffices(found)
+    assert Timing(seconds=5.0, least=0.1).suffices(found)
+    assert not Timing().suffices(None)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +138,10 @@ def test_a_window_begins_and_ends_with_a_commit() -> None:
         [(0.0, 0), (9.0, 0)],
         [(0.0, 0), (1.0, 5), (9.0, 5)],
         [(0.0, 0), (1.0, 5), (9.0, 6)],
-        [(0.0, 0), (1.0, 5), (9.0, 6), (20.0, 7)],
+        [(0.0, 0), (1.0, 5), (9.0, 6), (20.0, 6)],
     ],
 )
-def test_without_two_commits_in_time_there_is_no_window(steps: list[tuple[float, int]]) -> None:
+def test_without_two_commits_there_is_no_window(steps: list[tuple[float, int]]) -> None:
     assert window([sample(*one) for one in steps], warm_up=5.0, seconds=5.0) is None
 
 

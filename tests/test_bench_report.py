@@ -24,7 +24,15 @@ PAGES = ("#ffffff", "#0d1117")
 def fast(rate: float, cpu: float, **more: Any) -> dict[str, Any]:
     """A round of a prepared topic."""
     figures = {"megabytes_per_s": rate * 218 / 1e6, "broker_cpu_per_million": 1.5, "commits_per_s": 4.0}
-    return {**figures, "records_per_s": rate, "cpu_per_million": cpu, "peak_rss": 1e8, "startup_s": 1.2, **more}
+    return {
+        **figures,
+        "records_per_s": rate,
+        "cpu_per_million": cpu,
+        "peak_rss": 1e8,
+        "startup_s": 1.2,
+        "window_s": 30.1,
+        **more,
+    }
 
 
 def slow(p50: float) -> dict[str, Any]:
@@ -86,12 +94,12 @@ def test_rounds_are_shown_as_median_and_range() -> None:
     text = section(report.markdown(WHOLE, {}), "batches-1000")
     assert "| eomirror | 1 200 000 (1 000 000 to 1 300 000) | " in text
     assert "| MirrorMaker 2 exactly-once | 120 000 (100 000 to 150 000) | " in text
-    assert "| 3 of 3 |" in text
+    assert "| 1.2 | 30.1 | 3 of 3 |" in text
 
 
 def test_a_wrong_output_has_no_figure_and_says_why() -> None:
     text = section(report.markdown(WHOLE, {}), "batches-1000")
-    assert "| MirrorMaker 2 at-least-once | WRONG | - | - | - | - | - | - | 0 of 1 |" in text
+    assert "| MirrorMaker 2 at-least-once | WRONG | - | - | - | - | - | - | - | 0 of 1 |" in text
     assert "- WRONG, MirrorMaker 2 at-least-once: orders[2]: record 7 is the source's record 9" in text
 
 
