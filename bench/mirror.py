@@ -33,14 +33,14 @@ from . import about, check, live, report, rounds
 from .peer import SYSTEMS
 from .prepare import prepare
 from .rounds import Pair, Timing
-from .scenarios import EOMIRROR, SCENARIOS, Scenario
+from .scenarios import REHEARSED, SCENARIOS, Scenario
 from .segments import LogError
 from .watch import Failed
 
 RESULTS = ROOT / "bench" / "results"
 SMOKE = ROOT / ".work" / "bench"
 ROUNDS = 3
-SMOKE_TIMING = Timing(seconds=3.0, warm_up=1.0, jvm_warm_up=1.0, kills=1, least=0.1)
+SMOKE_TIMING = Timing(seconds=3.0, warm_up=1.0, jvm_warm_up=1.0, rehearsal=1.0, kills=1, least=0.1)
 SMOKE_SHARE = 0.8  # of a scenario's rate: nothing has warmed up in a smoke run
 BROKERS = {
     "log.segment.delete.delay.ms": 500,
@@ -56,6 +56,7 @@ class Run:
         self.scenarios, self.count, self.timing, self.smoke = scenarios, count, timing, smoke
         self.began = time.monotonic()
         self.found: list[dict[str, Any]] = []
+        self._rehearsed = False
         self._facts = about.facts()
 
     def __call__(self, folder: Path) -> None:
@@ -63,8 +64,8 @@ class Run:
         source, target = start_pair(folder, quick=False, overrides=BROKERS)
         with source, target:
             pair = Pair(source, target, folder / "rounds")
-            for scenario in self.scenarios:
-                self.found.append(self._scenario(pair, scenario))
+            for place, scenario in enumerate(self.scenarios):
+                self.found.append(self._scenario(pair, scenario, place))
 
     def result(self, incomplete: str | None) -> dict[str, Any]:
         """All that was found; `incomplete` says why that is not everything."""
@@ -80,7 +81,7 @@ class Run:
             "scenarios": self.found,
         }
 
-    def _scenario(self, pair: Pair, scenario: Scenario) -> dict[str, Any]:
+    def _scenario(self, pair: Pair, scenario: Scenario, place: int) -> dict[str, Any]:
         self._say(f"{scenario.name}: {scenario.title}")
         began = time.monotonic()
         prepared = None
@@ -92,15 +93,12 @@ class Run:
             prepared = check.read_source(pair.source, "orders", scenario.header)
             seconds = time.monotonic() - began
             self._say(f"  prepared {prepared.records:,} records, {prepared.bytes / 1e9:.1f} GB in {seconds:.0f} s")
-            if not self.found:
-                rounds.rehearse(pair, scenario, SYSTEMS[EOMIRROR], "orders", self.timing.warm_up)
-                pair.clean(keep=lambda topic: topic == "orders")
+            if not self._rehearsed:
+                self._rehearse(pair, scenario)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in scenario.systems}
         for number in range(self.count):
-            # A slow minute of the machine meets all systems; none is always the first.
-            names = [name for name in scenario.systems if number < scenario.rounds(name, self.count)]
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
+            # A slow minute of the machine meets all systems, for their rounds alternate.
+            for name in scenario.order(number, self.count, place):
                 results[name].append(self._round(pair, scenario, name, prepared, f"{scenario.name}-{name}-{number}"))
         settings = {name: SYSTEMS[name].settings(pair.task(scenario, "orders", "settings")) for name in results}
         pair.clean(keep=lambda _: False)
@@ -119,6 +117,14 @@ class Run:
                 for name, found in results.items()
             ],
         }
+
+    def _rehearse(self, pair: Pair, scenario: Scenario) -> None:
+        self._rehearsed = True
+        for name in REHEARSED:
+            if name in scenario.systems:
+                rounds.rehearse(pair, scenario, SYSTEMS[name], "orders", self.timing.rehearsal)
+                pair.clean(keep=lambda topic: topic == "orders")
+                self._say(f"  {name:18} rehearsed")
 
     def _round(
         self, pair: Pair, scenario: Scenario, name: str, prepared: check.Prepared | None, label: str

@@ -29,6 +29,7 @@ class Timing:
     seconds: float = 30.0
     warm_up: float = 5.0  # after the first visible record
     jvm_warm_up: float = 10.0  # MirrorMaker 2's, which compiles meanwhile, and everybody's with a live stream
+    rehearsal: float = 20.0  # of each rehearsed system, once per run
     kills: int = 3
     least: float | None = None  # seconds that a window must have, or it has no figure; None: `seconds`
 
@@ -77,7 +78,7 @@ class Pair:
 
 
 def rehearse(pair: Pair, scenario: Scenario, system: System, topic: str, seconds: float) -> None:
-    """Lets the brokers get used to what comes; nothing is measured. Raises Failed."""
+    """Lets the brokers' JVMs compile what the system asks of them; nothing is measured. Raises Failed."""
     running = system.start(pair.task(scenario, topic, "rehearsal"))
     watch = Watch(running, pair.source, pair.target, topic)
     try:

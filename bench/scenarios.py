@@ -10,6 +10,8 @@ from .prepare import Data
 
 EOMIRROR, ONE_IDENTITY = "eomirror", "eomirror-one-identity"
 EXACTLY_ONCE, INTERVAL, AT_LEAST_ONCE = "mm2-exactly-once", "mm2-interval", "mm2-at-least-once"
+# They mirror before the first measured round, so that the brokers' JVMs are warm for both.
+REHEARSED = (EOMIRROR, EXACTLY_ONCE)
 HEADER = ("region", "eu-west-1")
 
 
@@ -36,6 +38,15 @@ class Scenario:
     def rounds(self, system: str, rounds: int) -> int:
         """How many of `rounds` rounds a system takes part in."""
         return max(1, round(rounds * self.systems[system]))
+
+    def order(self, number: int, rounds: int, place: int) -> list[str]:
+        """The systems of round `number`, in order, if this is the run's scenario number `place`.
+
+        The first one is another in the next round, and in the next scenario, for many have one round only.
+        """
+        names = [name for name in self.systems if number < self.rounds(name, rounds)]
+        turn = (number + place) % len(names)
+        return names[turn:] + names[:turn]
 
 
 # A round of every system takes about a minute. Three rounds where the goals are, one elsewhere: about 50 minutes.

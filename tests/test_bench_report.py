@@ -242,6 +242,24 @@ def test_every_scenario_has_both_systems_and_every_goal_a_scenario() -> None:
         assert goal.figure in report.COLUMNS[kind] or goal.figure == "peak_rss"
 
 
+def test_no_system_is_always_the_first_in_scenarios_of_one_round() -> None:
+    places = {one.name: place for place, one in enumerate(SCENARIOS)}
+    single = [one for one in SCENARIOS if one.rounds(EOMIRROR, 3) == 1]
+    firsts = [one.order(0, 3, places[one.name])[0] for one in single]
+    assert len(single) >= 5
+    assert 0 < firsts.count(EOMIRROR) < len(firsts)
+    assert all(sorted(one.order(0, 3, places[one.name])) == sorted(one.systems) for one in single)
+
+
+def test_the_first_system_is_another_in_the_next_round() -> None:
+    (one,) = [one for one in SCENARIOS if one.name == "header"]
+    assert [one.order(number, 3, 8) for number in range(3)] == [
+        [EOMIRROR, EXACTLY_ONCE],
+        [EXACTLY_ONCE, EOMIRROR],
+        [EOMIRROR, EXACTLY_ONCE],
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "bound", "ours", "peer", "met"),
     [
