@@ -25,6 +25,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
+from eomirror.errors import EomirrorError
 from integration.cluster import ROOT, ClusterError, start_pair
 from integration.demo import Interrupted, interruptible
 from integration.oracle import CheckError
@@ -60,12 +61,12 @@ class Run:
         self._facts = about.facts()
 
     def __call__(self, folder: Path) -> None:
-        """Measures everything. What it had before it raised ClusterError, KafkaException or LogError is kept."""
+        """Measures everything. What it had found before it raised anything is kept in `found`."""
         source, target = start_pair(folder, quick=False, overrides=BROKERS)
         with source, target:
             pair = Pair(source, target, folder / "rounds")
             for place, scenario in enumerate(self.scenarios):
-                self.found.append(self._scenario(pair, scenario, place))
+                self._scenario(pair, scenario, place)
 
     def result(self, incomplete: str | None) -> dict[str, Any]:
         """All that was found; `incomplete` says why that is not everything."""
@@ -81,7 +82,7 @@ class Run:
             "scenarios": self.found,
         }
 
-    def _scenario(self, pair: Pair, scenario: Scenario, place: int) -> dict[str, Any]:
+    def _scenario(self, pair: Pair, scenario: Scenario, place: int) -> None:
         self._say(f"{scenario.name}: {scenario.title}")
         began = time.monotonic()
         prepared = None
@@ -96,13 +97,8 @@ class Run:
             if not self._rehearsed:
                 self._rehearse(pair, scenario)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in scenario.systems}
-        for number in range(self.count):
-            # A slow minute of the machine meets all systems, for their rounds alternate.
-            for name in scenario.order(number, self.count, place):
-                results[name].append(self._round(pair, scenario, name, prepared, f"{scenario.name}-{name}-{number}"))
         settings = {name: SYSTEMS[name].settings(pair.task(scenario, "orders", "settings")) for name in results}
-        pair.clean(keep=lambda _: False)
-        return {
+        entry = {
             "name": scenario.name,
             "title": scenario.title,
             "kind": scenario.kind,
@@ -111,12 +107,21 @@ class Run:
             "rate": scenario.rate if prepared is None else None,
             "prepared_records": prepared.records if prepared else None,
             "prepared_bytes": prepared.bytes if prepared else None,
-            "seconds": round(time.monotonic() - began, 1),
             "systems": [
                 {"name": name, "title": SYSTEMS[name].title, "settings": settings[name], "rounds": found}
                 for name, found in results.items()
             ],
         }
+        # From here on each round is in the result as soon as it ends, whatever becomes of the next one.
+        self.found.append(entry)
+        for number in range(self.count):
+            # A slow minute of the machine meets all systems, for their rounds alternate.
+            for name in scenario.order(number, self.count, place):
+                label = f"{scenario.name}-{name}-{number}"
+                results[name].append(self._round(pair, scenario, name, prepared, label))
+                pair.clean(keep=lambda topic: topic == "orders")
+        pair.clean(keep=lambda _: False)
+        entry["seconds"] = round(time.monotonic() - began, 1)
 
     def _rehearse(self, pair: Pair, scenario: Scenario) -> None:
         self._rehearsed = True
@@ -140,13 +145,18 @@ class Run:
                 found = live.recovery(pair, scenario, system, self.timing, label)
         except (CheckError, LogError) as error:
             found = {"wrong": f"cannot be checked: {error}"}
-        pair.clean(keep=lambda topic: topic == "orders")
+        except (KafkaException, EomirrorError, OSError) as error:
+            found = {"wrong": _named(error)}
         found["round_s"] = round(time.monotonic() - began, 1)
         self._say(f"  {name:18} {report.one_line(found)}")
         return found
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:6.0f} s  {text}", flush=True)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _require_space(folder: Path, size: int) -> None:
@@ -217,25 +227,38 @@ def main() -> int:
     if given.seconds is not None:
         timing = replace(timing, seconds=given.seconds)
     count = given.rounds or (1 if given.smoke else ROUNDS)
-    run = Run(chosen(given.scenario, given.system), count, timing, given.smoke)
+    return measure(Run(chosen(given.scenario, given.system), count, timing, given.smoke))
+
+
+def measure(run: Run) -> int:
+    """Runs it and writes what was found, also when it ends early; an error that nobody expects is raised behind that.
+
+    Returns 0 if every round was right.
+    """
     (ROOT / ".work").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / ".work"))
-    incomplete = None
+    incomplete = unexpected = None
     try:
         with interruptible():
             run(folder)
     except Interrupted as interrupted:
         incomplete = f"interrupted by {interrupted}"
-    except (ClusterError, KafkaException, LogError, Failed) as error:
+    except (ClusterError, LogError, Failed) as error:
         incomplete = str(error)
+    except BaseException as error:  # noqa: BLE001 - raised below
+        incomplete = _named(error)
+        if not isinstance(error, KafkaException | EomirrorError):
+            unexpected = error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result = run.result(incomplete)
-    if run.found:
-        path = write(result, SMOKE if given.smoke else RESULTS)
-        print(f"written: {path.relative_to(ROOT)}")
-    wrong = sum("wrong" in found for one in run.found for system in one["systems"] for found in system["rounds"])
-    print(f"bench: {incomplete or 'complete'}, {wrong} rounds are wrong")
+    every = [found for one in run.found for system in one["systems"] for found in system["rounds"]]
+    if every:
+        path = write(run.result(incomplete), SMOKE if run.smoke else RESULTS)
+        print(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+    wrong = sum("wrong" in found for found in every)
+    print(f"bench: {incomplete or 'complete'}, {wrong} rounds are wrong", flush=True)
+    if unexpected is not None:
+        raise unexpected
     return 1 if wrong or incomplete else 0
 
 

@@ -77,6 +77,11 @@ def _median(scenario: Mapping[str, Any], system: str, name: str) -> float | None
     return None if found is None else found.median
 
 
+def _absent(system: Mapping[str, Any]) -> str:
+    """Why a system has no figure: it was wrong, or the run ended before its round."""
+    return "wrong" if system["rounds"] else "-"
+
+
 def _cell(name: str, found: Spread | None) -> str:
     """Median and range; with one round there is no range."""
     if found is None:
@@ -180,7 +185,7 @@ def _section(scenario: Mapping[str, Any]) -> list[str]:
     for system in scenario["systems"]:
         right = sum("wrong" not in found for found in system["rounds"])
         cells = [_cell(name, figure(system, name)) for name in columns]
-        if right == 0:
+        if right == 0 and system["rounds"]:
             cells = ["WRONG", *["-"] * (len(columns) - 1)]
         lines.append(f"| {system['title']} | " + " | ".join(cells) + f" | {right} of {len(system['rounds'])} |")
     lines.append("")
@@ -225,7 +230,7 @@ def _groups(kinds: Mapping[str, list[Mapping[str, Any]]], name: str) -> list[Gro
 def _bar(system: Mapping[str, Any], name: str) -> Bar:
     found = figure(system, name)
     if found is None:
-        return Bar(system["title"], None, "wrong")
+        return Bar(system["title"], None, _absent(system))
     return Bar(system["title"], found.median, FIGURES[name][1](found.median), found.least, found.most)
 
 
@@ -258,7 +263,7 @@ def _row(scenario: Mapping[str, Any], name: str) -> str:
     for system in (ours, peer):
         found = None if system is None else figure(system, name)
         medians.append(found.median if found else None)
-        cells.append(FIGURES[name][1](found.median) if found else ("-" if system is None else "wrong"))
+        cells.append(FIGURES[name][1](found.median) if found else ("-" if system is None else _absent(system)))
     times = ratio(medians[0], medians[1]) if medians[0] and medians[1] else ""
     return f"| {scenario['title']}: {FIGURES[name][0]} | {cells[0]} | {cells[1]} | {times} |"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -9,14 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
 
-from bench import charts, report
+from bench import charts, mirror, report
 from bench.charts import Bar, Group, bar_chart
 from bench.mirror import chosen, write
 from bench.peer import SYSTEMS, MirrorMaker, jvm_flags
 from bench.rounds import Timing
 from bench.scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, SCENARIOS, Goal
 from bench.systems import Task
+from eomirror.errors import Refused
+from integration.cluster import ClusterError
 
 PAGES = ("#ffffff", "#0d1117")
 
@@ -225,6 +229,83 @@ def test_a_result_is_never_written_over_an_older_one(tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".json", ".svg"}
     for chart in re.findall(r"!\[\w+\]\((.*)\)", second.read_text()):
         assert (tmp_path / chart).exists()
+
+
+# -- runs that end early
+
+
+@pytest.fixture
+def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results are written beneath this folder, and no machine is asked."""
+    facts = {key: WHOLE[key] for key in ("machine", "versions", "load_before")}
+    monkeypatch.setattr(mirror, "ROOT", tmp_path)
+    monkeypatch.setattr(mirror, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(mirror.about, "facts", lambda: facts)
+    return tmp_path
+
+
+class Breaking(mirror.Run):
+    """Finds one scenario, then breaks."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__([], 1, Timing(), smoke=False)
+        self._error = error
+
+    def __call__(self, folder: Path) -> None:
+        self.found.append(scenario("recovery", "recovery", eomirror=[{"recovery_s": [1.0]}]))
+        raise self._error
+
+
+def written(folder: Path) -> dict[str, Any]:
+    (path,) = (folder / "results").glob("*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_an_unexpected_error_loses_nothing_and_is_raised(anywhere: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        mirror.measure(Breaking(ZeroDivisionError("by 0")))
+    found = written(anywhere)
+    assert found["incomplete"] == "ZeroDivisionError: by 0"
+    assert found["scenarios"][0]["systems"][0]["rounds"] == [{"recovery_s": [1.0]}]
+
+
+def test_an_expected_error_makes_the_result_incomplete(anywhere: Path) -> None:
+    assert mirror.measure(Breaking(ClusterError("target: down"))) == 1
+    assert written(anywhere)["incomplete"] == "target: down"
+
+
+def test_what_fails_in_a_round_is_that_rounds_and_the_rounds_before_a_break_are_kept(
+    anywhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = iter([slow(5.0), KafkaException("no leader"), OSError("disk"), Refused("no right"), RuntimeError("bug")])
+
+    def latency(*_: object) -> dict[str, Any]:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(mirror.live, "latency", latency)
+    (only,) = chosen(["latency-1k"], [EXACTLY_ONCE])
+    run = mirror.Run([only], 15, Timing(), smoke=False)
+    pair: Any = SimpleNamespace(task=lambda *_: task(anywhere), clean=lambda keep: None)
+    with pytest.raises(RuntimeError, match="bug"):
+        run._scenario(pair, only, 0)
+    ((system,),) = [one["systems"] for one in run.found]
+    assert [found.get("wrong") for found in system["rounds"]] == [
+        None,
+        "KafkaException: no leader",
+        "OSError: disk",
+        "Refused: no right",
+    ]
+    assert system["rounds"][0]["p50_ms"] == 5.0
+
+
+def test_a_system_without_a_round_is_not_called_wrong() -> None:
+    text = report.markdown(result(scenario("recovery", "recovery", eomirror=[]), incomplete="KeyError: 1"), {})
+    assert "| eomirror | - | 0 of 0 |" in text
+    assert "WRONG" not in text
 
 
 # -- scenarios, goals, settings
