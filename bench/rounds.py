@@ -20,6 +20,7 @@ from .watch import Failed, Seen, Watch, delete_topics, settled
 START_SECONDS = 120.0  # until the first record is visible
 # A window begins with a commit and ends with one; those of an interval of one second are a second and more apart.
 SLACK_SECONDS = 5.0
+MARKER_BYTES = 78  # of the batch with the one record that ends a transaction in a partition
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,21 @@ def commits(measured: Window, seen: Sequence[Seen], markers: Sequence[Sequence[M
     """
     if not any(markers):
         return None
+    found = {(one.producer_id, one.epoch) for one in _within(measured, seen, markers) if one.commits}
+    return len(found) / measured.seconds
+
+
+def marker_count(measured: Window, seen: Sequence[Seen], markers: Sequence[Sequence[Marker]]) -> int:
+    """Markers of committed and aborted transactions that a window has brought, in all partitions."""
+    return len(_within(measured, seen, markers))
+
+
+def _within(measured: Window, seen: Sequence[Seen], markers: Sequence[Sequence[Marker]]) -> list[Marker]:
     stable = {one.at: one.stable for one in seen}
     first, last = stable[measured.first.at], stable[measured.last.at]
-    found = {
-        (one.producer_id, one.epoch)
+    return [
+        one
         for partition, ones in enumerate(markers)
         for one in ones
-        if one.commits and first[partition] <= one.offset < last[partition]
-    }
-    return len(found) / measured.seconds
+        if first[partition] <= one.offset < last[partition]
+    ]

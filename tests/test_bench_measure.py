@@ -29,7 +29,7 @@ from bench.measure import (
     usage,
     window,
 )
-from bench.rounds import Timing, commits, costs, samples
+from bench.rounds import Timing, commits, costs, marker_count, samples
 from bench.segments import Marker
 from bench.watch import Seen
 
@@ -166,6 +166,9 @@ def test_a_transaction_is_one_commit_however_many_partitions_it_has() -> None:
     # In the window: (1, 1) on both partitions and (2, 1). The others are aborted, before it, or behind it.
     assert commits(measured, looks, (first, second)) == 2.0
     assert commits(measured, looks, ([], [])) is None
+    # Every marker takes its bytes, of whichever outcome and in each partition.
+    assert marker_count(measured, looks, (first, second)) == 5
+    assert marker_count(measured, looks, ([], [])) == 0
 
 
 def test_recovery_ends_with_the_first_arrival_of_what_was_sent_after_the_kill() -> None:

@@ -94,6 +94,13 @@ def section(text: str, name: str) -> str:
 # -- Markdown
 
 
+def test_a_table_says_what_its_figures_mean() -> None:
+    text = report.markdown(WHOLE, {})
+    assert "markers (78 bytes each) in the mirrored partitions" in section(text, "latency-1k")
+    assert "-Xms1g and -Xmx1g" in section(text, "batches-1000")
+    assert "-Xms1g" not in section(text, "recovery")
+
+
 def test_rounds_are_shown_as_median_and_range() -> None:
     text = section(report.markdown(WHOLE, {}), "batches-1000")
     assert "| eomirror | 1 200 000 (1 000 000 to 1 300 000) | " in text
