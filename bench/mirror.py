@@ -1,6 +1,6 @@
 """`make bench`: eomirror beside MirrorMaker 2, the same topics in one run, rounds interleaved, outputs checked.
 
-    python -m bench.mirror                                   everything, about 50 minutes
+    python -m bench.mirror                                   everything, about an hour
     python -m bench.mirror --scenario batches-1 --rounds 5   one of them
     python -m bench.mirror --smoke                           seconds per round: does it work?
     python -m bench.mirror --readme                          the newest result into the README's table

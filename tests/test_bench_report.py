@@ -17,7 +17,7 @@ from bench.charts import Bar, Group, bar_chart
 from bench.mirror import chosen, write
 from bench.peer import SYSTEMS, MirrorMaker, jvm_flags
 from bench.rounds import Timing
-from bench.scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, SCENARIOS, Goal
+from bench.scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, INTERVAL, SCENARIOS, Goal
 from bench.systems import Task
 from eomirror.errors import Refused
 from integration.cluster import ClusterError
@@ -129,6 +129,23 @@ def test_goals_are_shown_beside_the_figures() -> None:
     assert "- internal bytes per mirrored byte: 0.60; goal below 0.5: **missed**" in section(text, "latency-1k")
     only = report.markdown(result(scenario("batches-1", "throughput", eomirror=[fast(1e6, 0.3)])), {})
     assert "- records/s: no figure; goal at least 3 x: not measured" in only
+
+
+def test_the_faster_exactly_once_variant_of_the_peer_is_named() -> None:
+    ours, slow_one, fast_one = ([fast(rate, 1.0)] for rate in (1e6, 1e5, 2.5e5))
+    both = scenario("batches-1", "throughput", eomirror=ours, mm2_exactly_once=slow_one, mm2_interval=fast_one)
+    text = report.markdown(result(both), {})
+    assert "- records/s: 10.0 x; goal at least 3 x: met" in text
+    line = "MirrorMaker 2 exactly-once, by interval: 250 000 records/s; eomirror: 4.0 x"
+    assert f"- the faster exactly-once variant of MirrorMaker 2 is {line}" in text
+    swapped = scenario("batches-1", "throughput", eomirror=ours, mm2_exactly_once=fast_one, mm2_interval=slow_one)
+    assert "is MirrorMaker 2 exactly-once: 250 000 records/s" in report.markdown(result(swapped), {})
+    assert "faster exactly-once variant" not in report.markdown(WHOLE, {})
+
+
+def test_both_exactly_once_variants_are_measured_where_the_main_goals_are() -> None:
+    assert {"batches-1000", "batches-10", "batches-1"} == {one.name for one in SCENARIOS if INTERVAL in one.systems}
+    assert {one.rounds(INTERVAL, 3) for one in SCENARIOS if INTERVAL in one.systems} == {1}
 
 
 def test_a_result_says_where_and_how_it_was_made() -> None:
