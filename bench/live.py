@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from integration import oracle
 from integration.cluster import ROOT, tethered
 
 from . import check
-from .measure import Window, percentile, window
+from .measure import Sample, Window, histogram, percentile, series, window
 from .prepare import PARTITIONS
 from .rounds import MARKER_BYTES, START_SECONDS, Pair, Timing, commits, costs, marker_count, samples
 from .scenarios import Scenario
@@ -183,7 +183,8 @@ def latency(pair: Pair, scenario: Scenario, system: System, timing: Timing, labe
             if isinstance(verdict, str):
                 return {"wrong": verdict}
             stamps, delays = live.arrivals()
-            measured = _window(live, verdict, began, ended)
+            counted = samples(live.watch.seen, verdict.counts)
+            measured = _window(counted, began - live.watch.began, ended - live.watch.began)
             marked = marker_count(measured, live.watch.seen, verdict.markers) * MARKER_BYTES / measured.seconds
     except Failed as failed:
         return {"wrong": str(failed)}
@@ -198,6 +199,8 @@ def latency(pair: Pair, scenario: Scenario, system: System, timing: Timing, labe
         "p999_ms": percentile(chosen, 0.999),
         "max_ms": chosen[-1],
         "latency_records": len(chosen),
+        "histogram": histogram(chosen),
+        "series": series(counted),
         "produced_per_s": live.produced["sent"] / live.produced["seconds"],
         "producer_late_ms": live.produced["late_ms"],
         "internal_ratio": (grown + marked) / mirrored,
@@ -209,11 +212,9 @@ def latency(pair: Pair, scenario: Scenario, system: System, timing: Timing, labe
     }
 
 
-def _window(live: Live, verdict: check.Verdict, began: float, ended: float) -> Window:
+def _window(counted: Sequence[Sample], began: float, ended: float) -> Window:
     """What was seen between two moments, from change to change. Raises Failed."""
-    counted = samples(live.watch.seen, verdict.counts)
-    offset = live.watch.began
-    measured = window([one for one in counted if began <= one.at + offset <= ended], 0.0, ended - began)
+    measured = window([one for one in counted if began <= one.at <= ended], 0.0, ended - began)
     if measured is None:
         raise Failed("nothing became visible while it was measured")
     return measured

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -167,6 +168,13 @@ def _require_space(folder: Path, size: int) -> None:
         raise ClusterError(f"{needed} of disk are needed, {free / 1e9:.0f} GB are free\nhint: --seconds makes it less.")
 
 
+def as_json(result: dict[str, Any]) -> str:
+    """JSON in which each list of numbers is one line."""
+    text = json.dumps(result, indent=1)
+    # A string holds no line ends, so only lists look like this.
+    return re.sub(r"\[\n[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
+
+
 def write(result: dict[str, Any], folder: Path) -> Path:
     """Writes JSON, Markdown and charts; returns the Markdown's path. Never over an older result."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +184,7 @@ def write(result: dict[str, Any], folder: Path) -> Path:
     charts = report.charts(result)
     for name, svg in charts.items():
         stem.with_name(f"{stem.name}-{name}.svg").write_text(svg)
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".json").write_text(as_json(result))
     text = report.markdown(result, {name: f"{stem.name}-{name}.svg" for name in charts})
     stem.with_suffix(".md").write_text(text)
     return stem.with_suffix(".md")

@@ -20,6 +20,7 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "commits_per_s": ("commits/s", lambda value: f"{value:.1f}"),
     "peak_rss": ("peak memory, MB", lambda value: f"{value / 1e6:.0f}"),
     "startup_s": ("start to first record, s", lambda value: f"{value:.1f}"),
+    "other_cores": ("other processes' cores", lambda value: f"{value:.2f}"),
     "window_s": ("window, s", lambda value: f"{value:.1f}"),
     "p50_ms": ("p50, ms", lambda value: f"{value:.1f}"),
     "p99_ms": ("p99, ms", lambda value: f"{value:.1f}"),
@@ -32,11 +33,11 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 COLUMNS = {
     "throughput": (
         *("records_per_s", "megabytes_per_s", "cpu_per_million", "broker_cpu_per_million"),
-        *("commits_per_s", "peak_rss", "startup_s", "window_s"),
+        *("commits_per_s", "peak_rss", "startup_s", "window_s", "other_cores"),
     ),
     "latency": (
         *("p50_ms", "p99_ms", "p999_ms", "max_ms", "cpu_per_million", "broker_cpu_per_million"),
-        *("commits_per_s", "internal_ratio", "state_ratio", "peak_rss", "window_s"),
+        *("commits_per_s", "internal_ratio", "state_ratio", "peak_rss", "window_s", "other_cores"),
     ),
     "recovery": ("recovery_s",),
 }
@@ -54,6 +55,7 @@ NOTES: dict[str, tuple[str, ...]] = {
     ),
     "recovery": (),
 }
+DISTURBED = 0.2  # cores that processes beside brokers, replicator and benchmark have used
 PERCENTILES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max"}
 
 
@@ -68,8 +70,6 @@ def one_line(found: Mapping[str, Any]) -> str:
         if value is not None:
             values = value if isinstance(value, list) else [value]
             shown.append(f"{heading} {' '.join(written(one) for one in values)}")
-    if "other_cores" in found:
-        shown.append(f"other processes' cores {found['other_cores']:.2f}")
     return f"{', '.join(shown)} {took}"
 
 
@@ -219,9 +219,12 @@ def _section(scenario: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {system['title']} | " + " | ".join(cells) + f" | {right} of {len(system['rounds'])} |")
     lines += ["", *NOTES[scenario["kind"]]]
     for system in scenario["systems"]:
-        for found in system["rounds"]:
+        for number, found in enumerate(system["rounds"], 1):
             if "wrong" in found:
                 lines.append(f"- WRONG, {system['title']}: {found['wrong']}")
+            elif found.get("other_cores", 0) > DISTURBED:
+                cores = f"other processes used {found['other_cores']:.2f} cores"
+                lines.append(f"- disturbed, {system['title']}, round {number}: {cores}")
     return [*lines, *_goals(scenario), *_better_peer(scenario), ""]
 
 

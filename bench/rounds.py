@@ -11,7 +11,7 @@ from typing import Any
 from integration.cluster import Cluster
 
 from . import check
-from .measure import Sample, Window, window
+from .measure import Sample, Window, series, window
 from .scenarios import EOMIRROR, Scenario
 from .segments import Marker
 from .systems import System, Task
@@ -121,6 +121,7 @@ def throughput(
         "commits_per_s": commits(measured, watch.seen, verdict.markers),
         "peak_rss": watch.peak,
         "startup_s": startup,
+        "series": series(counted),
         "checked_records": verdict.records,
     }
 

@@ -20,11 +20,13 @@ from bench.measure import (
     Window,
     busy,
     family,
+    histogram,
     parse_busy,
     parse_peak,
     parse_stat,
     percentile,
     processes,
+    series,
     spread,
     usage,
     window,
@@ -107,6 +109,29 @@ def test_rounds_without_a_figure_are_left_out() -> None:
     assert spread([3.0, None, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, 3)
     assert spread([None, None]) is None
     assert spread([]) is None
+
+
+def test_a_histogram_counts_every_value_once() -> None:
+    found = histogram([0.01, 0.1, 1.0, 1.01, 2.0, 9_999.0, 10_000.0, 70_000.0])
+    bounds, counts = found["up_to_ms"], found["records"]
+    assert len(bounds) == len(counts) == 40
+    assert bounds[7] == 1.0
+    assert bounds[-1] == 10_000.0
+    assert {bounds[at]: count for at, count in enumerate(counts) if count} == {
+        bounds[0]: 2,
+        1.0: 1,
+        bounds[8]: 1,
+        bounds[10]: 1,
+        10_000.0: 3,
+    }
+
+
+def test_a_series_has_two_samples_a_second_and_the_last_one() -> None:
+    found = series(sample(number / 10, number) for number in range(23))
+    assert found["at_s"] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.2]
+    assert found["records"] == [0, 5, 10, 15, 20, 22]
+    assert set(map(len, found.values())) == {6}
+    assert set(map(len, series([]).values())) == {0}
 
 
 # -- the window

@@ -35,6 +35,7 @@ def fast(rate: float, cpu: float, **more: Any) -> dict[str, Any]:
         "peak_rss": 1e8,
         "startup_s": 1.2,
         "window_s": 30.1,
+        "other_cores": 0.05,
         **more,
     }
 
@@ -105,12 +106,27 @@ def test_rounds_are_shown_as_median_and_range() -> None:
     text = section(report.markdown(WHOLE, {}), "batches-1000")
     assert "| eomirror | 1 200 000 (1 000 000 to 1 300 000) | " in text
     assert "| MirrorMaker 2 exactly-once | 120 000 (100 000 to 150 000) | " in text
-    assert "| 1.2 | 30.1 | 3 of 3 |" in text
+    assert "| 1.2 | 30.1 | 0.05 | 3 of 3 |" in text
+    assert "disturbed" not in text
+
+
+def test_a_round_that_other_processes_disturbed_is_named() -> None:
+    rounds = [fast(1e6, 0.3), fast(1e6, 0.3, other_cores=0.21)]
+    text = report.markdown(result(scenario("batches-1", "throughput", eomirror=rounds)), {})
+    assert "- disturbed, eomirror, round 2: other processes used 0.21 cores" in text
+    assert text.count("- disturbed") == 1
+
+
+def test_lists_of_numbers_are_one_line_each_in_the_json() -> None:
+    found = {"series": {"at_s": [0.5, 1e-07, -3], "none": []}, "text": "[\n1\n]", "lists": [[1], ["2"]]}
+    text = mirror.as_json(found)
+    assert json.loads(text) == found
+    assert '"at_s": [ 0.5, 1e-07, -3 ],' in text
 
 
 def test_a_wrong_output_has_no_figure_and_says_why() -> None:
     text = section(report.markdown(WHOLE, {}), "batches-1000")
-    assert "| MirrorMaker 2 at-least-once | WRONG | - | - | - | - | - | - | - | 0 of 1 |" in text
+    assert "| MirrorMaker 2 at-least-once | WRONG | - | - | - | - | - | - | - | - | 0 of 1 |" in text
     assert "- WRONG, MirrorMaker 2 at-least-once: orders[2]: record 7 is the source's record 9" in text
 
 
