@@ -37,6 +37,7 @@ from .prepare import prepare
 from .rounds import Pair, Timing
 from .scenarios import REHEARSED, SCENARIOS, Scenario
 from .segments import LogError
+from .systems import relative
 from .watch import Failed
 
 RESULTS = ROOT / "bench" / "results"
@@ -73,7 +74,7 @@ class Run:
         """All that was found; `incomplete` says why that is not everything."""
         return {
             **self._facts,
-            "incomplete": incomplete,
+            "incomplete": incomplete and relative(incomplete),
             "command": shlex.join(["python", "-m", "bench.mirror", *sys.argv[1:]]),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "minutes": round((time.monotonic() - self.began) / 60, 1),
@@ -148,6 +149,8 @@ class Run:
             found = {"wrong": f"cannot be checked: {error}"}
         except (KafkaException, EomirrorError, OSError) as error:
             found = {"wrong": _named(error)}
+        if "wrong" in found:
+            found["wrong"] = relative(found["wrong"])
         found["round_s"] = round(time.monotonic() - began, 1)
         self._say(f"  {name:18} {report.one_line(found)}")
         return found
@@ -180,26 +183,42 @@ def write(result: dict[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     day = f"mirror-{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     names = [day, *(f"{day}-{number}" for number in range(2, 1000))]
-    stem = next(folder / name for name in names if not (folder / f"{name}.json").exists())
+    stem = next(folder / name for name in names if _created(folder / f"{name}.json", as_json(result)))
     charts = report.charts(result)
     for name, svg in charts.items():
         stem.with_name(f"{stem.name}-{name}.svg").write_text(svg)
-    stem.with_suffix(".json").write_text(as_json(result))
     text = report.markdown(result, {name: f"{stem.name}-{name}.svg" for name in charts})
     stem.with_suffix(".md").write_text(text)
     return stem.with_suffix(".md")
 
 
+def _created(path: Path, text: str) -> bool:
+    # The name belongs to whoever makes the file: another run may write to the same folder.
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
 def update_readme() -> str:
-    """Puts the newest result's table between the README's markers; returns what was done."""
-    found = sorted(RESULTS.glob("mirror-*.json"), key=lambda path: json.loads(path.read_text())["finished"])
-    if not found:
-        return 'no result yet\nhint: Run "make bench" first.'
-    newest = found[-1]
-    readme = ROOT / "README.md"
-    table = report.readme_table(json.loads(newest.read_text()), newest.with_suffix(".md").relative_to(ROOT).as_posix())
-    readme.write_text(report.with_table(readme.read_text(), table))
-    return f"{newest.name} -> README.md"
+    """Puts the table of the newest result that is fit for it between the README's markers; returns what was done.
+
+    Raises SystemExit if there is none.
+    """
+    found = {path: json.loads(path.read_text()) for path in RESULTS.glob("mirror-*.json")}
+    told = []
+    for path in sorted(found, key=lambda path: str(found[path]["finished"]), reverse=True):
+        refusal = report.refusal(found[path])
+        if refusal is None:
+            readme = ROOT / "README.md"
+            table = report.readme_table(found[path], path.with_suffix(".md").relative_to(ROOT).as_posix())
+            readme.write_text(report.with_table(readme.read_text(), table))
+            return "\n".join([*told, f"{path.name} -> README.md"])
+        told.append(f"{path.name} is not for the README: {refusal}")
+    hint = 'hint: Run "make bench", to its end and without options.'
+    raise SystemExit("\n".join([*told, "bench: no result for the README", hint]))
 
 
 def chosen(names: list[str] | None, systems: list[str] | None) -> list[Scenario]:

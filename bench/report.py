@@ -7,7 +7,7 @@ from typing import Any
 
 from .charts import Bar, Group, bar_chart
 from .measure import Spread, spread
-from .scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, INTERVAL, Goal
+from .scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, INTERVAL, SCENARIOS, Goal
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
@@ -267,6 +267,23 @@ def _bar(system: Mapping[str, Any], name: str) -> Bar:
 
 
 # -- README ------------------------------------------------------------------------------------------------------------
+
+
+README_SECONDS = 30.0
+
+
+def refusal(result: Mapping[str, Any]) -> str | None:
+    """Why a result's table is not fit for the README; None if it is."""
+    if result["smoke"]:
+        return "a smoke run"
+    if result["incomplete"]:
+        return f"incomplete: {result['incomplete']}"
+    if result["timing"]["seconds"] < README_SECONDS:
+        return f"rounds of {result['timing']['seconds']:g} s, less than {README_SECONDS:g} s"
+    there = {(one["name"], system["name"]) for one in result["scenarios"] for system in one["systems"]}
+    wanted = [(one.name, system) for one in SCENARIOS for system in (EOMIRROR, EXACTLY_ONCE)]
+    missing = [f"{name} by {system}" for name, system in wanted if (name, system) not in there]
+    return f"without {', '.join(missing)}" if missing else None
 
 
 def readme_table(result: Mapping[str, Any], where: str) -> str:

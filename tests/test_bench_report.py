@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +20,9 @@ from bench.mirror import chosen, write
 from bench.peer import SYSTEMS, MirrorMaker, jvm_flags
 from bench.rounds import Timing
 from bench.scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, INTERVAL, SCENARIOS, Goal
-from bench.systems import Task
+from bench.systems import Running, Task
 from eomirror.errors import Refused
-from integration.cluster import ClusterError
+from integration.cluster import ROOT, ClusterError
 
 PAGES = ("#ffffff", "#0d1117")
 
@@ -90,6 +92,16 @@ WHOLE = result(
 
 def section(text: str, name: str) -> str:
     return text.partition(f"\n## {name}")[2].partition("\n## ")[0]
+
+
+@pytest.fixture
+def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results are written beneath this folder, and no machine is asked."""
+    facts = {key: WHOLE[key] for key in ("machine", "versions", "load_before")}
+    monkeypatch.setattr(mirror, "ROOT", tmp_path)
+    monkeypatch.setattr(mirror, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(mirror.about, "facts", lambda: facts)
+    return tmp_path
 
 
 # -- Markdown
@@ -214,6 +226,43 @@ def test_the_table_replaces_what_is_between_the_markers() -> None:
             report.with_table(wrong, "new")
 
 
+def complete(**more: Any) -> dict[str, Any]:
+    """A result of every scenario by both systems."""
+    kinds = {"throughput": [fast(1e6, 0.3)], "latency": [slow(5.0)], "recovery": [{"recovery_s": [1.0]}]}
+    found = [scenario(o.name, o.kind, eomirror=kinds[o.kind], mm2_exactly_once=kinds[o.kind]) for o in SCENARIOS]
+    return result(*found, **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({}, None),
+        ({"smoke": True}, "a smoke run"),
+        ({"incomplete": "interrupted by SIGINT"}, "incomplete: interrupted by SIGINT"),
+        ({"timing": {**vars(Timing()), "seconds": 20.0}}, "rounds of 20 s, less than 30 s"),
+        ({"scenarios": complete()["scenarios"][:-1]}, "without recovery by eomirror, recovery by mm2-exactly-once"),
+    ],
+)
+def test_only_a_whole_result_is_fit_for_the_readme(more: dict[str, Any], why: str | None) -> None:
+    assert report.refusal(complete(**more)) == why
+
+
+def test_the_readme_gets_the_newest_result_that_is_fit(anywhere: Path) -> None:
+    readme = anywhere / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    with pytest.raises(SystemExit, match='hint: Run "make bench"'):
+        mirror.update_readme()
+    write(complete(finished="2026-11-25T10:00:00+00:00"), anywhere / "results")
+    write(complete(finished="2026-11-26T10:00:00+00:00"), anywhere / "results")
+    smoke = write(complete(finished="2026-11-27T10:00:00+00:00", smoke=True), anywhere / "results")
+    told = mirror.update_readme().splitlines()
+    assert told[0] == f"{smoke.stem}.json is not for the README: a smoke run"
+    assert "2026-11-26, Some CPU" in readme.read_text()
+    (anywhere / "results" / told[1].partition(" ")[0]).unlink()
+    mirror.update_readme()
+    assert "2026-11-25, Some CPU" in readme.read_text()
+
+
 # -- charts
 
 
@@ -271,17 +320,14 @@ def test_a_result_is_never_written_over_an_older_one(tmp_path: Path) -> None:
         assert (tmp_path / chart).exists()
 
 
+def test_two_runs_never_take_the_same_name(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: write(WHOLE, tmp_path), range(16)))
+    assert len(set(found)) == 16
+    assert all(json.loads(path.with_suffix(".json").read_text()) == WHOLE for path in found)
+
+
 # -- runs that end early
-
-
-@pytest.fixture
-def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Results are written beneath this folder, and no machine is asked."""
-    facts = {key: WHOLE[key] for key in ("machine", "versions", "load_before")}
-    monkeypatch.setattr(mirror, "ROOT", tmp_path)
-    monkeypatch.setattr(mirror, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(mirror.about, "facts", lambda: facts)
-    return tmp_path
 
 
 class Breaking(mirror.Run):
@@ -318,7 +364,9 @@ def test_an_expected_error_makes_the_result_incomplete(anywhere: Path) -> None:
 def test_what_fails_in_a_round_is_that_rounds_and_the_rounds_before_a_break_are_kept(
     anywhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes = iter([slow(5.0), KafkaException("no leader"), OSError("disk"), Refused("no right"), RuntimeError("bug")])
+    outcomes = iter(
+        [slow(5.0), KafkaException("no leader"), OSError(f"{ROOT}/segment"), Refused("no right"), RuntimeError("bug")]
+    )
 
     def latency(*_: object) -> dict[str, Any]:
         outcome = next(outcomes)
@@ -336,7 +384,7 @@ def test_what_fails_in_a_round_is_that_rounds_and_the_rounds_before_a_break_are_
     assert [found.get("wrong") for found in system["rounds"]] == [
         None,
         "KafkaException: no leader",
-        "OSError: disk",
+        "OSError: ./segment",
         "Refused: no right",
     ]
     assert system["rounds"][0]["p50_ms"] == 5.0
@@ -438,9 +486,17 @@ def test_the_peers_settings_are_those_of_its_files(tmp_path: Path) -> None:
     assert all(flag.startswith("-") for flag in jvm_flags())
 
 
+def test_the_end_of_a_log_names_no_place_of_the_machine(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    running = Running([sys.executable, "-c", f"print('cannot read {ROOT}/x')"], log, {})
+    running.process.wait(30)
+    assert running.tail() == "cannot read ./x"
+
+
 def test_eomirrors_settings_name_every_default(tmp_path: Path) -> None:
     text = SYSTEMS[EOMIRROR].settings(task(tmp_path, header=("region", "eu")))
-    for line in ("  lanes: 4", "    max_bytes: 64MiB", "      header: region", "    bootstrap: source:9092"):
+    command = "# PYTHONPATH=integration/absent .venv/bin/python -m eomirror.cli run bench"
+    for line in (command, "  lanes: 4", "    max_bytes: 64MiB", "      header: region", "    bootstrap: source:9092"):
         assert line in text.splitlines()
 
 
