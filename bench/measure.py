@@ -171,7 +171,10 @@ SERIES_SECONDS = 0.5
 
 
 def series(samples: Iterable[Sample]) -> dict[str, list[float]]:
-    """A course for the result: columns of samples that are at least half a second apart, the last one too."""
+    """A course for the result: columns of samples that are at least half a second apart, the last one too.
+
+    CPU seconds are 0 until something is visible, for nothing looks at the processes until then.
+    """
     kept: list[Sample] = []
     last = None
     for one in samples:

@@ -100,7 +100,7 @@ class Run:
                 self._rehearse(pair, scenario)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in scenario.systems}
         settings = {name: SYSTEMS[name].settings(pair.task(scenario, "orders", "settings")) for name in results}
-        entry = {
+        entry: dict[str, Any] = {
             "name": scenario.name,
             "title": scenario.title,
             "kind": scenario.kind,
@@ -208,7 +208,7 @@ def update_readme() -> str:
     Raises SystemExit if there is none.
     """
     found = {path: json.loads(path.read_text()) for path in RESULTS.glob("mirror-*.json")}
-    told = []
+    told: list[str] = []
     for path in sorted(found, key=lambda path: str(found[path]["finished"]), reverse=True):
         refusal = report.refusal(found[path])
         if refusal is None:
