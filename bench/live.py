@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from integration import oracle
 from integration.cluster import ROOT, tethered
 
 from . import check
-from .measure import percentile, window
+from .measure import Sample, Window, histogram, percentile, series, window
 from .prepare import PARTITIONS
-from .rounds import START_SECONDS, Pair, Timing, commits, costs, samples
+from .rounds import MARKER_BYTES, START_SECONDS, Pair, Timing, commits, costs, marker_count, samples
 from .scenarios import Scenario
 from .systems import Running, System
 from .watch import Failed, Growth, Watch, settled
@@ -168,50 +168,56 @@ def stream(pair: Pair, scenario: Scenario, system: System, label: str) -> Iterat
 def latency(pair: Pair, scenario: Scenario, system: System, timing: Timing, label: str) -> dict[str, Any]:
     """Figures of one round, or {"wrong": why there are none}."""
     internal = Growth([(pair.source, system.is_internal), (pair.target, system.is_internal)])
-    mirrored = Growth([(pair.source, lambda name: name == f"live-{label}")])
+    states = Growth([(pair.target, lambda name: name == "__transaction_state")])
     try:
         with stream(pair, scenario, system, label) as live:
             # The brokers' JVMs have many small requests to get used to, whoever sends them.
             time.sleep(timing.jvm_warm_up)
             began = time.monotonic()
-            sizes = [(internal.look(), mirrored.look())]
+            sizes = [(internal.look(), states.look())]
             while time.monotonic() < began + timing.seconds:
                 time.sleep(min(LOOK_SECONDS, max(0.0, began + timing.seconds - time.monotonic())))
-                sizes.append((internal.look(), mirrored.look()))
+                sizes.append((internal.look(), states.look()))
             ended = time.monotonic()
             verdict = live.finish()
             if isinstance(verdict, str):
                 return {"wrong": verdict}
             stamps, delays = live.arrivals()
-            measured = _window(live, verdict, began, ended)
+            counted = samples(live.watch.seen, verdict.counts)
+            measured = _window(counted, began - live.watch.began, ended - live.watch.began)
+            marked = marker_count(measured, live.watch.seen, verdict.markers) * MARKER_BYTES / measured.seconds
     except Failed as failed:
         return {"wrong": str(failed)}
     chosen = sorted(d / 1e6 for s, d in zip(stamps, delays, strict=True) if began <= s / 1e9 < ended)
-    grown = [last - first for first, last in zip(sizes[0], sizes[-1], strict=True)]
+    grown, state = ((last - first) / (ended - began) for first, last in zip(sizes[0], sizes[-1], strict=True))
+    mirrored = measured.records / measured.seconds * scenario.data.record_bytes
     return {
-        **measured,
+        **costs(measured),
+        "commits_per_s": commits(measured, live.watch.seen, verdict.markers),
         "p50_ms": percentile(chosen, 0.5),
         "p99_ms": percentile(chosen, 0.99),
         "p999_ms": percentile(chosen, 0.999),
         "max_ms": chosen[-1],
         "latency_records": len(chosen),
+        "histogram": histogram(chosen),
+        "series": series(counted),
         "produced_per_s": live.produced["sent"] / live.produced["seconds"],
         "producer_late_ms": live.produced["late_ms"],
-        "internal_ratio": grown[0] / grown[1],
-        "internal_bytes_per_s": grown[0] / (ended - began),
+        "internal_ratio": (grown + marked) / mirrored,
+        "internal_bytes_per_s": grown,
+        "marker_bytes_per_s": marked,
+        "state_ratio": state / mirrored,
         "peak_rss": live.watch.peak,
         "checked_records": verdict.records,
     }
 
 
-def _window(live: Live, verdict: check.Verdict, began: float, ended: float) -> dict[str, Any]:
-    """Speed, CPU and commits of what was seen between two moments."""
-    counted = samples(live.watch.seen, verdict.counts)
-    offset = live.watch.began
-    measured = window([one for one in counted if began <= one.at + offset <= ended], 0.0, ended - began)
+def _window(counted: Sequence[Sample], began: float, ended: float) -> Window:
+    """What was seen between two moments, from change to change. Raises Failed."""
+    measured = window([one for one in counted if began <= one.at <= ended], 0.0, ended - began)
     if measured is None:
         raise Failed("nothing became visible while it was measured")
-    return {**costs(measured), "commits_per_s": commits(measured, live.watch.seen, verdict.markers)}
+    return measured
 
 
 def recovery(pair: Pair, scenario: Scenario, system: System, timing: Timing, label: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import os
@@ -146,10 +147,10 @@ class Window:
 
 
 def window(samples: Sequence[Sample], warm_up: float, seconds: float) -> Window | None:
-    """From the first change at least `warm_up` seconds after the first visible record, to the last one `seconds` later.
+    """From the first change `warm_up` seconds or more after the first visible record, to the first one `seconds` later.
 
     Both ends are moments of a change, so that a system that commits in large steps neither gains nor loses a part of
-    one. None if less than two changes fall into that time.
+    one. If nothing changes that late any more, it ends with the last change and is shorter. None without two changes.
     """
     visible = next((one.at for one in samples if one.records > 0), None)
     if visible is None:
@@ -162,5 +163,44 @@ def window(samples: Sequence[Sample], warm_up: float, seconds: float) -> Window 
     if not changes:
         return None
     first = changes[0]
-    last = [one for one in changes if one.at <= first.at + seconds][-1]
+    last = next((one for one in changes if one.at >= first.at + seconds), changes[-1])
     return Window(first, last) if last is not first else None
+
+
+SERIES_SECONDS = 0.5
+
+
+def series(samples: Iterable[Sample]) -> dict[str, list[float]]:
+    """A course for the result: columns of samples that are at least half a second apart, the last one too.
+
+    CPU seconds are 0 until something is visible, for nothing looks at the processes until then.
+    """
+    kept: list[Sample] = []
+    last = None
+    for one in samples:
+        last = one
+        if not kept or one.at >= kept[-1].at + SERIES_SECONDS:
+            kept.append(one)
+    if last is not None and kept[-1] is not last:
+        kept.append(last)
+    return {
+        "at_s": [round(one.at, 2) for one in kept],
+        "records": [one.records for one in kept],
+        "replicator_cpu_s": [round(one.replicator, 2) for one in kept],
+        "broker_cpu_s": [round(one.brokers, 2) for one in kept],
+    }
+
+
+BUCKETS_PER_DECADE, LEAST_MS, DECADES = 8, 0.1, 5
+
+
+def histogram(values: Iterable[float]) -> dict[str, list[float]]:
+    """Values of ms in 40 buckets, logarithmic from 0.1 ms to 10 s: their upper bounds, and how many are in each.
+
+    A bound belongs to its bucket. What is less is in the first bucket, what is more in the last one.
+    """
+    bounds = [LEAST_MS * 10 ** (step / BUCKETS_PER_DECADE) for step in range(1, DECADES * BUCKETS_PER_DECADE + 1)]
+    counts = [0] * len(bounds)
+    for value in values:
+        counts[min(bisect.bisect_left(bounds, value), len(bounds) - 1)] += 1
+    return {"up_to_ms": [float(f"{bound:.4g}") for bound in bounds], "records": [*counts]}

@@ -1,8 +1,9 @@
-"""eomirror with one transactional id per lane in place of its pair, for comparison; nothing else is changed.
+"""eomirror with one transactional id per lane in place of its pair, for comparison; the code is otherwise the same.
 
     python -m bench.one_identity run bench
 
 Each transaction then waits for the markers of the one before: the broker has its first produce try again after 20 ms.
+So the benchmark also gives it `commit.interval: 20ms`, a floor below which it could not commit anyway.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 from .charts import Bar, Group, bar_chart
 from .measure import Spread, spread
-from .scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, Goal
+from .scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, INTERVAL, SCENARIOS, Goal
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
@@ -20,24 +20,42 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "commits_per_s": ("commits/s", lambda value: f"{value:.1f}"),
     "peak_rss": ("peak memory, MB", lambda value: f"{value / 1e6:.0f}"),
     "startup_s": ("start to first record, s", lambda value: f"{value:.1f}"),
+    "other_cores": ("other processes' cores", lambda value: f"{value:.2f}"),
+    "window_s": ("window, s", lambda value: f"{value:.1f}"),
     "p50_ms": ("p50, ms", lambda value: f"{value:.1f}"),
     "p99_ms": ("p99, ms", lambda value: f"{value:.1f}"),
     "p999_ms": ("p99.9, ms", lambda value: f"{value:.1f}"),
     "max_ms": ("max, ms", lambda value: f"{value:.1f}"),
     "internal_ratio": ("internal bytes per mirrored byte", lambda value: f"{value:.2f}"),
+    "state_ratio": ("__transaction_state bytes per mirrored byte", lambda value: f"{value:.2f}"),
     "recovery_s": ("SIGKILL to progress, s", lambda value: f"{value:.1f}"),
 }
 COLUMNS = {
     "throughput": (
         *("records_per_s", "megabytes_per_s", "cpu_per_million", "broker_cpu_per_million"),
-        *("commits_per_s", "peak_rss", "startup_s"),
+        *("commits_per_s", "peak_rss", "startup_s", "window_s", "other_cores"),
     ),
     "latency": (
         *("p50_ms", "p99_ms", "p999_ms", "max_ms", "cpu_per_million", "broker_cpu_per_million"),
-        *("commits_per_s", "internal_ratio", "peak_rss"),
+        *("commits_per_s", "internal_ratio", "state_ratio", "peak_rss", "window_s", "other_cores"),
     ),
     "recovery": ("recovery_s",),
 }
+_HEAP = "MirrorMaker 2's peak memory is mostly its heap, which -Xms1g and -Xmx1g fix."
+# Below a table: what its figures mean.
+NOTES: dict[str, tuple[str, ...]] = {
+    "throughput": (_HEAP, ""),
+    "latency": (
+        "Internal bytes are those that a replicator's own topics grow by on both clusters, and its commit and abort "
+        "markers (78 bytes each) in the mirrored partitions of the target. Mirrored bytes are those of the records "
+        "themselves (218 each). __transaction_state on the target is the broker's, and counted by itself.",
+        "",
+        _HEAP,
+        "",
+    ),
+    "recovery": (),
+}
+DISTURBED = 0.2  # cores that processes beside brokers, replicator and benchmark have used
 PERCENTILES = {"p50_ms": "p50", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "max"}
 
 
@@ -52,8 +70,6 @@ def one_line(found: Mapping[str, Any]) -> str:
         if value is not None:
             values = value if isinstance(value, list) else [value]
             shown.append(f"{heading} {' '.join(written(one) for one in values)}")
-    if "other_cores" in found:
-        shown.append(f"other processes' cores {found['other_cores']:.2f}")
     return f"{', '.join(shown)} {took}"
 
 
@@ -74,6 +90,11 @@ def _median(scenario: Mapping[str, Any], system: str, name: str) -> float | None
     entry = _system(scenario, system)
     found = None if entry is None else figure(entry, name)
     return None if found is None else found.median
+
+
+def _absent(system: Mapping[str, Any]) -> str:
+    """Why a system has no figure: it was wrong, or the run ended before its round."""
+    return "wrong" if system["rounds"] else "-"
 
 
 def _cell(name: str, found: Spread | None) -> str:
@@ -117,6 +138,20 @@ def _goals(scenario: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _better_peer(scenario: Mapping[str, Any]) -> list[str]:
+    """The faster one of MirrorMaker 2's exactly-once variants, for the goals are held against the default one."""
+    speeds = {name: _median(scenario, name, "records_per_s") for name in (EXACTLY_ONCE, INTERVAL)}
+    known = {name: speed for name, speed in speeds.items() if speed}
+    if len(known) < len(speeds):
+        return []
+    name = max(known, key=known.__getitem__)
+    system, ours = _system(scenario, name), _median(scenario, EOMIRROR, "records_per_s")
+    assert system is not None
+    beside = f"; eomirror: {ratio(ours, known[name])}" if ours else ""
+    written = FIGURES["records_per_s"][1](known[name])
+    return [f"- the faster exactly-once variant of MirrorMaker 2 is {system['title']}: {written} records/s{beside}"]
+
+
 # -- the document ------------------------------------------------------------------------------------------------------
 
 
@@ -151,9 +186,13 @@ def _how(result: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
         f"- command: `{result['command']}`, {result['minutes']} minutes",
         f"- both brokers ({result['brokers']['heap_mb']} MB of heap each) and the replicator on this machine, one "
         "replicator at a time, each with targets of its own that are removed afterwards",
-        f"- a round: {timing['seconds']:g} s between the first and the last commit seen on the target, after a warm-up "
-        f"of {timing['warm_up']:g} s (MirrorMaker 2: {timing['jvm_warm_up']:g} s) from the first record on. "
+        f"- a round: from a commit seen on the target to the first one at least {timing['seconds']:g} s later (the "
+        "window; of a stream, the last one within that time), after a warm-up of "
+        f"{timing['warm_up']:g} s (MirrorMaker 2 and every stream: {timing['jvm_warm_up']:g} s) from the first record "
+        "on. "
         f"{timing['rounds']} rounds of the main scenarios, interleaved; medians, with the range where there is one",
+        "- before the first round of a prepared topic eomirror and MirrorMaker 2 exactly-once mirror it for "
+        f"{timing['rehearsal']:g} s each, so that the brokers are warm for both",
         "- every record of both sides is compared (order, timestamp, key, value, headers); a round whose output "
         "differs has no figure",
         "- CPU is user and system time of the whole process tree",
@@ -175,15 +214,18 @@ def _section(scenario: Mapping[str, Any]) -> list[str]:
     for system in scenario["systems"]:
         right = sum("wrong" not in found for found in system["rounds"])
         cells = [_cell(name, figure(system, name)) for name in columns]
-        if right == 0:
+        if right == 0 and system["rounds"]:
             cells = ["WRONG", *["-"] * (len(columns) - 1)]
         lines.append(f"| {system['title']} | " + " | ".join(cells) + f" | {right} of {len(system['rounds'])} |")
-    lines.append("")
+    lines += ["", *NOTES[scenario["kind"]]]
     for system in scenario["systems"]:
-        for found in system["rounds"]:
+        for number, found in enumerate(system["rounds"], 1):
             if "wrong" in found:
                 lines.append(f"- WRONG, {system['title']}: {found['wrong']}")
-    return [*lines, *_goals(scenario), ""]
+            elif found.get("other_cores", 0) > DISTURBED:
+                cores = f"other processes used {found['other_cores']:.2f} cores"
+                lines.append(f"- disturbed, {system['title']}, round {number}: {cores}")
+    return [*lines, *_goals(scenario), *_better_peer(scenario), ""]
 
 
 # -- charts ------------------------------------------------------------------------------------------------------------
@@ -220,11 +262,28 @@ def _groups(kinds: Mapping[str, list[Mapping[str, Any]]], name: str) -> list[Gro
 def _bar(system: Mapping[str, Any], name: str) -> Bar:
     found = figure(system, name)
     if found is None:
-        return Bar(system["title"], None, "wrong")
+        return Bar(system["title"], None, _absent(system))
     return Bar(system["title"], found.median, FIGURES[name][1](found.median), found.least, found.most)
 
 
 # -- README ------------------------------------------------------------------------------------------------------------
+
+
+README_SECONDS = 30.0
+
+
+def refusal(result: Mapping[str, Any]) -> str | None:
+    """Why a result's table is not fit for the README; None if it is."""
+    if result["smoke"]:
+        return "a smoke run"
+    if result["incomplete"]:
+        return f"incomplete: {result['incomplete']}"
+    if result["timing"]["seconds"] < README_SECONDS:
+        return f"rounds of {result['timing']['seconds']:g} s, less than {README_SECONDS:g} s"
+    there = {(one["name"], system["name"]) for one in result["scenarios"] for system in one["systems"]}
+    wanted = [(one.name, system) for one in SCENARIOS for system in (EOMIRROR, EXACTLY_ONCE)]
+    missing = [f"{name} by {system}" for name, system in wanted if (name, system) not in there]
+    return f"without {', '.join(missing)}" if missing else None
 
 
 def readme_table(result: Mapping[str, Any], where: str) -> str:
@@ -253,7 +312,7 @@ def _row(scenario: Mapping[str, Any], name: str) -> str:
     for system in (ours, peer):
         found = None if system is None else figure(system, name)
         medians.append(found.median if found else None)
-        cells.append(FIGURES[name][1](found.median) if found else ("-" if system is None else "wrong"))
+        cells.append(FIGURES[name][1](found.median) if found else ("-" if system is None else _absent(system)))
     times = ratio(medians[0], medians[1]) if medians[0] and medians[1] else ""
     return f"| {scenario['title']}: {FIGURES[name][0]} | {cells[0]} | {cells[1]} | {times} |"
 

@@ -11,13 +11,16 @@ from typing import Any
 from integration.cluster import Cluster
 
 from . import check
-from .measure import Sample, Window, window
+from .measure import Sample, Window, series, window
 from .scenarios import EOMIRROR, Scenario
 from .segments import Marker
 from .systems import System, Task
 from .watch import Failed, Seen, Watch, delete_topics, settled
 
 START_SECONDS = 120.0  # until the first record is visible
+# A window begins with a commit and ends with one; those of an interval of one second are a second and more apart.
+SLACK_SECONDS = 5.0
+MARKER_BYTES = 78  # of the batch with the one record that ends a transaction in a partition
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class Timing:
     seconds: float = 30.0
     warm_up: float = 5.0  # after the first visible record
     jvm_warm_up: float = 10.0  # MirrorMaker 2's, which compiles meanwhile, and everybody's with a live stream
+    rehearsal: float = 20.0  # of each rehearsed system, once per run
     kills: int = 3
-    least: float = 15.0  # a shorter window has no figure: the prepared topic was too short
+    least: float | None = None  # seconds that a window must have, or it has no figure; None: `seconds`
 
     def of(self, system: System) -> float:
         """The system's warm-up."""
@@ -37,7 +41,11 @@ class Timing:
     @property
     def prepared(self) -> float:
         """Seconds of work that a prepared topic must hold for eomirror."""
-        return self.seconds + self.warm_up + 1
+        return self.seconds + self.warm_up + 2
+
+    def suffices(self, measured: Window | None) -> bool:
+        """Is the window long enough for a figure? If it is not, the prepared topic was too short."""
+        return measured is not None and measured.seconds >= (self.seconds if self.least is None else self.least)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Pair:
 
 
 def rehearse(pair: Pair, scenario: Scenario, system: System, topic: str, seconds: float) -> None:
-    """Lets the brokers get used to what comes; nothing is measured. Raises Failed."""
+    """Lets the brokers' JVMs compile what the system asks of them; nothing is measured. Raises Failed."""
     running = system.start(pair.task(scenario, topic, "rehearsal"))
     watch = Watch(running, pair.source, pair.target, topic)
     try:
@@ -90,8 +98,7 @@ def throughput(
     watch = Watch(running, pair.source, pair.target, prepared.topic)
     try:
         startup = watch.wait_visible(START_SECONDS)
-        # The window begins and ends with a commit, which may be a second away.
-        ends = startup + timing.of(system) + timing.seconds + 1.5
+        ends = startup + timing.of(system) + timing.seconds + SLACK_SECONDS
         watch.wait_until(ends, lambda seen: sum(seen.stable) >= prepared.records)
     except Failed as failed:
         return {"wrong": str(failed), "log": running.tail()}
@@ -104,14 +111,17 @@ def throughput(
         return {"wrong": verdict.wrong}
     counted = samples(watch.seen, verdict.counts)
     measured = window(counted, timing.of(system), timing.seconds)
-    if measured is None or measured.seconds < timing.least:
-        return {"wrong": "the prepared topic was too short", "checked_records": verdict.records}
+    if measured is None or not timing.suffices(measured):
+        length = measured.seconds if measured else 0.0
+        short = f"the prepared topic was too short, or commits too rare: a window of {length:.1f} s"
+        return {"wrong": short, "checked_records": verdict.records}
     return {
         **costs(measured),
         "megabytes_per_s": measured.records / measured.seconds * scenario.data.record_bytes / 1e6,
         "commits_per_s": commits(measured, watch.seen, verdict.markers),
         "peak_rss": watch.peak,
         "startup_s": startup,
+        "series": series(counted),
         "checked_records": verdict.records,
     }
 
@@ -145,12 +155,21 @@ def commits(measured: Window, seen: Sequence[Seen], markers: Sequence[Sequence[M
     """
     if not any(markers):
         return None
+    found = {(one.producer_id, one.epoch) for one in _within(measured, seen, markers) if one.commits}
+    return len(found) / measured.seconds
+
+
+def marker_count(measured: Window, seen: Sequence[Seen], markers: Sequence[Sequence[Marker]]) -> int:
+    """Markers of committed and aborted transactions that a window has brought, in all partitions."""
+    return len(_within(measured, seen, markers))
+
+
+def _within(measured: Window, seen: Sequence[Seen], markers: Sequence[Sequence[Marker]]) -> list[Marker]:
     stable = {one.at: one.stable for one in seen}
     first, last = stable[measured.first.at], stable[measured.last.at]
-    found = {
-        (one.producer_id, one.epoch)
+    return [
+        one
         for partition, ones in enumerate(markers)
         for one in ones
-        if one.commits and first[partition] <= one.offset < last[partition]
-    }
-    return len(found) / measured.seconds
+        if first[partition] <= one.offset < last[partition]
+    ]

@@ -30,6 +30,11 @@ class Task:
     header: tuple[str, str] | None = None  # name and value of the header that is to be added
 
 
+def relative(text: str) -> str:
+    """The text without the place of the checkout, which is nobody's business in a result."""
+    return text.replace(str(ROOT), ".")
+
+
 class Running:
     """A started replicator."""
 
@@ -79,8 +84,8 @@ class Running:
         self._start()
 
     def tail(self, lines: int = 30) -> str:
-        """The end of its log."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        """The end of its log, paths relative to the checkout."""
+        return relative("\n".join(self._log.read_text(errors="replace").splitlines()[-lines:]))
 
 
 class System(Protocol):
@@ -143,7 +148,11 @@ class Eomirror:
         command = [*ENTRY, "config", "show", "--resolved"]
         env = {**os.environ, "EOMIRROR_CONFIG": str(path)}
         shown = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
-        return f"# .venv/bin/python -m {self.module} run bench\n{shown}"
+        absent = Path(INSTALLED["PYTHONPATH"]).relative_to(ROOT)
+        return (
+            f"# PYTHONPATH={absent} .venv/bin/python -m {self.module} run bench\n"
+            f"# ({absent} hides the packages that only tests need; a user's installation has none of them.)\n{shown}"
+        )
 
     def is_internal(self, topic: str) -> bool:
         return topic.startswith("__eomirror.")

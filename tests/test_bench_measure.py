@@ -20,16 +20,18 @@ from bench.measure import (
     Window,
     busy,
     family,
+    histogram,
     parse_busy,
     parse_peak,
     parse_stat,
     percentile,
     processes,
+    series,
     spread,
     usage,
     window,
 )
-from bench.rounds import commits, costs, samples
+from bench.rounds import Timing, commits, costs, marker_count, samples
 from bench.segments import Marker
 from bench.watch import Seen
 
@@ -109,16 +111,49 @@ def test_rounds_without_a_figure_are_left_out() -> None:
     assert spread([]) is None
 
 
+def test_a_histogram_counts_every_value_once() -> None:
+    found = histogram([0.01, 0.1, 1.0, 1.01, 2.0, 9_999.0, 10_000.0, 70_000.0])
+    bounds, counts = found["up_to_ms"], found["records"]
+    assert len(bounds) == len(counts) == 40
+    assert bounds[7] == 1.0
+    assert bounds[-1] == 10_000.0
+    assert {bounds[at]: count for at, count in enumerate(counts) if count} == {
+        bounds[0]: 2,
+        1.0: 1,
+        bounds[8]: 1,
+        bounds[10]: 1,
+        10_000.0: 3,
+    }
+
+
+def test_a_series_has_two_samples_a_second_and_the_last_one() -> None:
+    found = series(sample(number / 10, number) for number in range(23))
+    assert found["at_s"] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.2]
+    assert found["records"] == [0, 5, 10, 15, 20, 22]
+    assert set(map(len, found.values())) == {6}
+    assert set(map(len, series([]).values())) == {0}
+
+
 # -- the window
 
 
 def test_a_window_begins_and_ends_with_a_commit() -> None:
     steps = [(0.0, 0), (1.0, 0), (2.0, 5), (4.0, 5), (7.5, 30), (8.0, 30), (9.0, 40), (12.4, 60), (12.6, 90)]
     found = window([sample(*one) for one in steps], warm_up=5.0, seconds=5.0)
-    # Visible since 2.0, warm since 7.0; the first commit after that is at 7.5, the last one within 5 s at 12.4.
+    # Visible since 2.0, warm since 7.0; the first commit after that is at 7.5, the first one 5 s later at 12.6.
+    assert found == Window(sample(7.5, 30), sample(12.6, 90))
+    assert found.seconds == pytest.approx(5.1)
+    assert found.records == 60
+
+
+def test_a_window_shorter_than_wanted_has_no_figure() -> None:
+    steps = [(0.0, 0), (2.0, 5), (7.5, 30), (12.4, 60), (40.0, 60)]
+    found = window([sample(*one) for one in steps], warm_up=5.0, seconds=5.0)
     assert found == Window(sample(7.5, 30), sample(12.4, 60))
-    assert found.seconds == pytest.approx(4.9)
-    assert found.records == 30
+    assert not Timing(seconds=5.0).suffices(found)
+    assert Timing(seconds=4.5).suffices(found)
+    assert Timing(seconds=5.0, least=0.1).suffices(found)
+    assert not Timing().suffices(None)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +163,10 @@ def test_a_window_begins_and_ends_with_a_commit() -> None:
         [(0.0, 0), (9.0, 0)],
         [(0.0, 0), (1.0, 5), (9.0, 5)],
         [(0.0, 0), (1.0, 5), (9.0, 6)],
-        [(0.0, 0), (1.0, 5), (9.0, 6), (20.0, 7)],
+        [(0.0, 0), (1.0, 5), (9.0, 6), (20.0, 6)],
     ],
 )
-def test_without_two_commits_in_time_there_is_no_window(steps: list[tuple[float, int]]) -> None:
+def test_without_two_commits_there_is_no_window(steps: list[tuple[float, int]]) -> None:
     assert window([sample(*one) for one in steps], warm_up=5.0, seconds=5.0) is None
 
 
@@ -156,6 +191,9 @@ def test_a_transaction_is_one_commit_however_many_partitions_it_has() -> None:
     # In the window: (1, 1) on both partitions and (2, 1). The others are aborted, before it, or behind it.
     assert commits(measured, looks, (first, second)) == 2.0
     assert commits(measured, looks, ([], [])) is None
+    # Every marker takes its bytes, of whichever outcome and in each partition.
+    assert marker_count(measured, looks, (first, second)) == 5
+    assert marker_count(measured, looks, ([], [])) == 0
 
 
 def test_recovery_ends_with_the_first_arrival_of_what_was_sent_after_the_kill() -> None:

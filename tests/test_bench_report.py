@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
 
-from bench import charts, report
+from bench import charts, mirror, report
 from bench.charts import Bar, Group, bar_chart
 from bench.mirror import chosen, write
 from bench.peer import SYSTEMS, MirrorMaker, jvm_flags
 from bench.rounds import Timing
-from bench.scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, SCENARIOS, Goal
-from bench.systems import Task
+from bench.scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, INTERVAL, SCENARIOS, Goal
+from bench.systems import Running, Task
+from eomirror.errors import Refused
+from integration.cluster import ROOT, ClusterError
 
 PAGES = ("#ffffff", "#0d1117")
 
@@ -24,7 +30,16 @@ PAGES = ("#ffffff", "#0d1117")
 def fast(rate: float, cpu: float, **more: Any) -> dict[str, Any]:
     """A round of a prepared topic."""
     figures = {"megabytes_per_s": rate * 218 / 1e6, "broker_cpu_per_million": 1.5, "commits_per_s": 4.0}
-    return {**figures, "records_per_s": rate, "cpu_per_million": cpu, "peak_rss": 1e8, "startup_s": 1.2, **more}
+    return {
+        **figures,
+        "records_per_s": rate,
+        "cpu_per_million": cpu,
+        "peak_rss": 1e8,
+        "startup_s": 1.2,
+        "window_s": 30.1,
+        "other_cores": 0.05,
+        **more,
+    }
 
 
 def slow(p50: float) -> dict[str, Any]:
@@ -79,19 +94,51 @@ def section(text: str, name: str) -> str:
     return text.partition(f"\n## {name}")[2].partition("\n## ")[0]
 
 
+@pytest.fixture
+def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results are written beneath this folder, and no machine is asked."""
+    facts = {key: WHOLE[key] for key in ("machine", "versions", "load_before")}
+    monkeypatch.setattr(mirror, "ROOT", tmp_path)
+    monkeypatch.setattr(mirror, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(mirror.about, "facts", lambda: facts)
+    return tmp_path
+
+
 # -- Markdown
+
+
+def test_a_table_says_what_its_figures_mean() -> None:
+    text = report.markdown(WHOLE, {})
+    assert "markers (78 bytes each) in the mirrored partitions" in section(text, "latency-1k")
+    assert "-Xms1g and -Xmx1g" in section(text, "batches-1000")
+    assert "-Xms1g" not in section(text, "recovery")
 
 
 def test_rounds_are_shown_as_median_and_range() -> None:
     text = section(report.markdown(WHOLE, {}), "batches-1000")
     assert "| eomirror | 1 200 000 (1 000 000 to 1 300 000) | " in text
     assert "| MirrorMaker 2 exactly-once | 120 000 (100 000 to 150 000) | " in text
-    assert "| 3 of 3 |" in text
+    assert "| 1.2 | 30.1 | 0.05 | 3 of 3 |" in text
+    assert "disturbed" not in text
+
+
+def test_a_round_that_other_processes_disturbed_is_named() -> None:
+    rounds = [fast(1e6, 0.3), fast(1e6, 0.3, other_cores=0.21)]
+    text = report.markdown(result(scenario("batches-1", "throughput", eomirror=rounds)), {})
+    assert "- disturbed, eomirror, round 2: other processes used 0.21 cores" in text
+    assert text.count("- disturbed") == 1
+
+
+def test_lists_of_numbers_are_one_line_each_in_the_json() -> None:
+    found = {"series": {"at_s": [0.5, 1e-07, -3], "none": []}, "text": "[\n1\n]", "lists": [[1], ["2"]]}
+    text = mirror.as_json(found)
+    assert json.loads(text) == found
+    assert '"at_s": [ 0.5, 1e-07, -3 ],' in text
 
 
 def test_a_wrong_output_has_no_figure_and_says_why() -> None:
     text = section(report.markdown(WHOLE, {}), "batches-1000")
-    assert "| MirrorMaker 2 at-least-once | WRONG | - | - | - | - | - | - | 0 of 1 |" in text
+    assert "| MirrorMaker 2 at-least-once | WRONG | - | - | - | - | - | - | - | - | 0 of 1 |" in text
     assert "- WRONG, MirrorMaker 2 at-least-once: orders[2]: record 7 is the source's record 9" in text
 
 
@@ -110,6 +157,23 @@ def test_goals_are_shown_beside_the_figures() -> None:
     assert "- internal bytes per mirrored byte: 0.60; goal below 0.5: **missed**" in section(text, "latency-1k")
     only = report.markdown(result(scenario("batches-1", "throughput", eomirror=[fast(1e6, 0.3)])), {})
     assert "- records/s: no figure; goal at least 3 x: not measured" in only
+
+
+def test_the_faster_exactly_once_variant_of_the_peer_is_named() -> None:
+    ours, slow_one, fast_one = ([fast(rate, 1.0)] for rate in (1e6, 1e5, 2.5e5))
+    both = scenario("batches-1", "throughput", eomirror=ours, mm2_exactly_once=slow_one, mm2_interval=fast_one)
+    text = report.markdown(result(both), {})
+    assert "- records/s: 10.0 x; goal at least 3 x: met" in text
+    line = "MirrorMaker 2 exactly-once, by interval: 250 000 records/s; eomirror: 4.0 x"
+    assert f"- the faster exactly-once variant of MirrorMaker 2 is {line}" in text
+    swapped = scenario("batches-1", "throughput", eomirror=ours, mm2_exactly_once=fast_one, mm2_interval=slow_one)
+    assert "is MirrorMaker 2 exactly-once: 250 000 records/s" in report.markdown(result(swapped), {})
+    assert "faster exactly-once variant" not in report.markdown(WHOLE, {})
+
+
+def test_both_exactly_once_variants_are_measured_where_the_main_goals_are() -> None:
+    assert {"batches-1000", "batches-10", "batches-1"} == {one.name for one in SCENARIOS if INTERVAL in one.systems}
+    assert {one.rounds(INTERVAL, 3) for one in SCENARIOS if INTERVAL in one.systems} == {1}
 
 
 def test_a_result_says_where_and_how_it_was_made() -> None:
@@ -160,6 +224,43 @@ def test_the_table_replaces_what_is_between_the_markers() -> None:
     for wrong in ("", report.BEGIN, f"{report.END}{report.BEGIN}", f"{text}{report.BEGIN}"):
         with pytest.raises(ValueError, match="once each"):
             report.with_table(wrong, "new")
+
+
+def complete(**more: Any) -> dict[str, Any]:
+    """A result of every scenario by both systems."""
+    kinds = {"throughput": [fast(1e6, 0.3)], "latency": [slow(5.0)], "recovery": [{"recovery_s": [1.0]}]}
+    found = [scenario(o.name, o.kind, eomirror=kinds[o.kind], mm2_exactly_once=kinds[o.kind]) for o in SCENARIOS]
+    return result(*found, **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({}, None),
+        ({"smoke": True}, "a smoke run"),
+        ({"incomplete": "interrupted by SIGINT"}, "incomplete: interrupted by SIGINT"),
+        ({"timing": {**vars(Timing()), "seconds": 20.0}}, "rounds of 20 s, less than 30 s"),
+        ({"scenarios": complete()["scenarios"][:-1]}, "without recovery by eomirror, recovery by mm2-exactly-once"),
+    ],
+)
+def test_only_a_whole_result_is_fit_for_the_readme(more: dict[str, Any], why: str | None) -> None:
+    assert report.refusal(complete(**more)) == why
+
+
+def test_the_readme_gets_the_newest_result_that_is_fit(anywhere: Path) -> None:
+    readme = anywhere / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    with pytest.raises(SystemExit, match='hint: Run "make bench"'):
+        mirror.update_readme()
+    write(complete(finished="2026-11-25T10:00:00+00:00"), anywhere / "results")
+    write(complete(finished="2026-11-26T10:00:00+00:00"), anywhere / "results")
+    smoke = write(complete(finished="2026-11-27T10:00:00+00:00", smoke=True), anywhere / "results")
+    told = mirror.update_readme().splitlines()
+    assert told[0] == f"{smoke.stem}.json is not for the README: a smoke run"
+    assert "2026-11-26, Some CPU" in readme.read_text()
+    (anywhere / "results" / told[1].partition(" ")[0]).unlink()
+    mirror.update_readme()
+    assert "2026-11-25, Some CPU" in readme.read_text()
 
 
 # -- charts
@@ -219,6 +320,82 @@ def test_a_result_is_never_written_over_an_older_one(tmp_path: Path) -> None:
         assert (tmp_path / chart).exists()
 
 
+def test_two_runs_never_take_the_same_name(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: write(WHOLE, tmp_path), range(16)))
+    assert len(set(found)) == 16
+    assert all(json.loads(path.with_suffix(".json").read_text()) == WHOLE for path in found)
+
+
+# -- runs that end early
+
+
+class Breaking(mirror.Run):
+    """Finds one scenario, then breaks."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__([], 1, Timing(), smoke=False)
+        self._error = error
+
+    def __call__(self, folder: Path) -> None:
+        self.found.append(scenario("recovery", "recovery", eomirror=[{"recovery_s": [1.0]}]))
+        raise self._error
+
+
+def written(folder: Path) -> dict[str, Any]:
+    (path,) = (folder / "results").glob("*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_an_unexpected_error_loses_nothing_and_is_raised(anywhere: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        mirror.measure(Breaking(ZeroDivisionError("by 0")))
+    found = written(anywhere)
+    assert found["incomplete"] == "ZeroDivisionError: by 0"
+    assert found["scenarios"][0]["systems"][0]["rounds"] == [{"recovery_s": [1.0]}]
+
+
+def test_an_expected_error_makes_the_result_incomplete(anywhere: Path) -> None:
+    assert mirror.measure(Breaking(ClusterError("target: down"))) == 1
+    assert written(anywhere)["incomplete"] == "target: down"
+
+
+def test_what_fails_in_a_round_is_that_rounds_and_the_rounds_before_a_break_are_kept(
+    anywhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = iter(
+        [slow(5.0), KafkaException("no leader"), OSError(f"{ROOT}/segment"), Refused("no right"), RuntimeError("bug")]
+    )
+
+    def latency(*_: object) -> dict[str, Any]:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(mirror.live, "latency", latency)
+    (only,) = chosen(["latency-1k"], [EXACTLY_ONCE])
+    run = mirror.Run([only], 15, Timing(), smoke=False)
+    pair: Any = SimpleNamespace(task=lambda *_: task(anywhere), clean=lambda keep: None)
+    with pytest.raises(RuntimeError, match="bug"):
+        run._scenario(pair, only, 0)
+    ((system,),) = [one["systems"] for one in run.found]
+    assert [found.get("wrong") for found in system["rounds"]] == [
+        None,
+        "KafkaException: no leader",
+        "OSError: ./segment",
+        "Refused: no right",
+    ]
+    assert system["rounds"][0]["p50_ms"] == 5.0
+
+
+def test_a_system_without_a_round_is_not_called_wrong() -> None:
+    text = report.markdown(result(scenario("recovery", "recovery", eomirror=[]), incomplete="KeyError: 1"), {})
+    assert "| eomirror | - | 0 of 0 |" in text
+    assert "WRONG" not in text
+
+
 # -- scenarios, goals, settings
 
 
@@ -232,6 +409,24 @@ def test_every_scenario_has_both_systems_and_every_goal_a_scenario() -> None:
     for goal in GOALS:
         (kind,) = [one.kind for one in SCENARIOS if one.name == goal.scenario]
         assert goal.figure in report.COLUMNS[kind] or goal.figure == "peak_rss"
+
+
+def test_no_system_is_always_the_first_in_scenarios_of_one_round() -> None:
+    places = {one.name: place for place, one in enumerate(SCENARIOS)}
+    single = [one for one in SCENARIOS if one.rounds(EOMIRROR, 3) == 1]
+    firsts = [one.order(0, 3, places[one.name])[0] for one in single]
+    assert len(single) >= 5
+    assert 0 < firsts.count(EOMIRROR) < len(firsts)
+    assert all(sorted(one.order(0, 3, places[one.name])) == sorted(one.systems) for one in single)
+
+
+def test_the_first_system_is_another_in_the_next_round() -> None:
+    (one,) = [one for one in SCENARIOS if one.name == "header"]
+    assert [one.order(number, 3, 8) for number in range(3)] == [
+        [EOMIRROR, EXACTLY_ONCE],
+        [EXACTLY_ONCE, EOMIRROR],
+        [EOMIRROR, EXACTLY_ONCE],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -291,9 +486,17 @@ def test_the_peers_settings_are_those_of_its_files(tmp_path: Path) -> None:
     assert all(flag.startswith("-") for flag in jvm_flags())
 
 
+def test_the_end_of_a_log_names_no_place_of_the_machine(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    running = Running([sys.executable, "-c", f"print('cannot read {ROOT}/x')"], log, {})
+    running.process.wait(30)
+    assert running.tail() == "cannot read ./x"
+
+
 def test_eomirrors_settings_name_every_default(tmp_path: Path) -> None:
     text = SYSTEMS[EOMIRROR].settings(task(tmp_path, header=("region", "eu")))
-    for line in ("  lanes: 4", "    max_bytes: 64MiB", "      header: region", "    bootstrap: source:9092"):
+    command = "# PYTHONPATH=integration/absent .venv/bin/python -m eomirror.cli run bench"
+    for line in (command, "  lanes: 4", "    max_bytes: 64MiB", "      header: region", "    bootstrap: source:9092"):
         assert line in text.splitlines()
 
 
