@@ -81,7 +81,7 @@ SCENARIOS = (
         "one record per producer batch",
         "throughput",
         Data(218, 1),
-        1_600_000,
+        2_000_000,
         {**EVERY, **LOOSE, **BY_INTERVAL},
         note=INTERVAL_NOTE,
     ),

@@ -53,22 +53,26 @@ class Fleet:
     def up(self, *kinds: Kind) -> tuple[Cluster, ...]:
         """A cluster of each kind, up: those that are missing start side by side, and what a test has left paused or
         down comes back. Skips the test if a release is not to be had here."""
-        started = []
+        launched: dict[Kind, Cluster] = {}
         try:
             for kind in kinds:
                 if kind in self._clusters:
                     self._clusters[kind].recover()
                 else:
-                    started.append(self._launch(kind))
-        except NoSuchRelease as reason:
-            pytest.skip(str(reason))
-        finally:
-            for cluster in started:
+                    launched[kind] = self._launch(kind)
+            for cluster in launched.values():
                 cluster.wait_ready()
+        except BaseException as error:
+            for cluster in launched.values():
+                cluster.remove()  # so that the next test begins anew
+            if isinstance(error, NoSuchRelease):
+                pytest.skip(str(error))
+            raise
+        self._clusters |= launched
         return tuple(self._clusters[kind] for kind in kinds)
 
     def _launch(self, kind: Kind) -> Cluster:
-        cluster = self._clusters[kind] = Cluster.launch(
+        return Cluster.launch(
             kind.name,
             self._folder / kind.name,
             nodes=kind.nodes,
@@ -77,7 +81,6 @@ class Fleet:
             heap_mb=kind.heap_mb,
             acls=True,
         )
-        return cluster
 
     def close(self) -> None:
         """Ends them all at once."""
