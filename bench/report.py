@@ -94,7 +94,7 @@ def _median(scenario: Mapping[str, Any], system: str, name: str) -> float | None
 
 def _absent(system: Mapping[str, Any]) -> str:
     """Why a system has no figure: it was wrong, or the run ended before its round."""
-    return "wrong" if system["rounds"] else "-"
+    return "no figure" if system["rounds"] else "-"
 
 
 def _cell(name: str, found: Spread | None) -> str:
