@@ -32,9 +32,9 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
+from .home import VARIABLE as HOME
 from .node import LIVE, NEWEST, ROOT, ClusterError, Node, NoSuchRelease, tool_command
 
-HOME = "EOMIRROR_TEST_KAFKA"
 VARIABLE = "EOMIRROR_TEST_KAFKA_IMAGE"
 STOCK = "apache/kafka"
 POMS = {NEWEST: "pom.xml", "3.9": "pom-3.9.xml"}

@@ -103,13 +103,14 @@ def run(step: Step, output: IO[bytes] | None = None) -> Counts:
     """Runs one step, its output going to that file, by default to the terminal."""
     began = time.monotonic()
     total = Counts()
-    if not step.tests:
-        total += counts_of_checks([_call(command, output) for command in step.commands])
-    for command in step.commands if step.tests else ():
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "report.xml"
-            code = _call((*command, f"--junitxml={report}", "-o", "junit_family=xunit2"), output)
-            total += counts_of(report, code)
+    if step.tests:
+        for command in step.commands:
+            with tempfile.TemporaryDirectory() as folder:
+                report = Path(folder) / "report.xml"
+                code = _call((*command, f"--junitxml={report}", "-o", "junit_family=xunit2"), output)
+                total += counts_of(report, code)
+    else:
+        total = counts_of_checks([_call(command, output) for command in step.commands])
     _say(f"-- {step.name}: {total} in {time.monotonic() - began:.0f} s", output)
     return total
 

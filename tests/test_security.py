@@ -150,7 +150,7 @@ def test_a_ca_file_must_be_there_and_hold_certificates(authority: Authority, tmp
     (tmp_path / "empty.pem").touch()
     for name in ("text.pem", "binary.pem", "empty.pem"):
         error = refused(section(tmp_path / name))
-        assert error.message.endswith(": no PEM file with certificates")
+        assert f'{name}": no PEM file with certificates' in error.message
         assert error.hint == "Name a PEM file with the certificates of the CA."
     gone = refused(section(tmp_path / "gone.pem"))
     place = '3:72: clusters.paris.client["ssl.ca.location"]'
