@@ -73,6 +73,13 @@ def decided_while_a_leader_hangs(
     return run, config
 
 
+def leader_comes_back(source: Cluster, target: Cluster, data: str) -> None:
+    """Node 2 leads its partition again, and three more records are written."""
+    target.restart(node=2)
+    target.await_leader(data, 0, 2)
+    produce(source, data, *((b"k", b"after-%d" % n) for n in range(3)))
+
+
 @both_versions
 def test_a_leader_dies_before_its_marker(
     source: Cluster, target: Cluster, eomirror: Eomirror, flow_config: Callable[..., Path], name: str
@@ -80,9 +87,7 @@ def test_a_leader_dies_before_its_marker(
     data, fine = f"{name}.data", f"{name}.fine"
     run, config = decided_while_a_leader_hangs(source, target, eomirror, flow_config, name)
     target.kill(node=2)
-    target.restart(node=2)
-    target.await_leader(data, 0, 2)
-    produce(source, data, *((b"k", b"after-%d" % n) for n in range(3)))
+    leader_comes_back(source, target, data)
     run.wait_for(lambda: faults(config) == {(data, 0): Reason.MARKER_LOST}, 60, "the fault")
     produce(source, fine, (b"k", b"goes on"))
     run.term()
@@ -113,9 +118,7 @@ def test_a_coordinator_that_keeps_its_markers_is_waited_for(
 
     run.wait_for(lambda: {state for state, _ in shown().values()} == {"BLOCKED"}, 60, "both partitions are blocked")
     assert f"{data}[0]" in (shown()[data][1] or "")
-    target.restart(node=2)
-    target.await_leader(data, 0, 2)
-    produce(source, data, *((b"k", b"after-%d" % n) for n in range(3)))
+    leader_comes_back(source, target, data)
     run.wait_for(lambda: positions(config)[data, 0].next_offset == 8, 60, "the lane goes on")
     run.term()
     run.wait(30).expect(0)
