@@ -68,7 +68,10 @@ ONE_IDENTITY = Eomirror(
     "bench.one_identity",
     {"commit": {"interval": "20ms"}},
 )
+WITH_FLOOR = Eomirror("eomirror-floor", "eomirror with a floor of 30 ms", flow={"commit": {"interval": "30ms"}})
 EXACTLY_ONCE = MirrorMaker("mm2-exactly-once", "MirrorMaker 2 exactly-once", ("exactly-once",))
 INTERVAL = MirrorMaker("mm2-interval", "MirrorMaker 2 exactly-once, by interval", ("exactly-once", "interval"))
 AT_LEAST_ONCE = MirrorMaker("mm2-at-least-once", "MirrorMaker 2 at-least-once", ())
-SYSTEMS: dict[str, System] = {one.name: one for one in (OURS, ONE_IDENTITY, EXACTLY_ONCE, INTERVAL, AT_LEAST_ONCE)}
+SYSTEMS: dict[str, System] = {
+    one.name: one for one in (OURS, ONE_IDENTITY, WITH_FLOOR, EXACTLY_ONCE, INTERVAL, AT_LEAST_ONCE)
+}

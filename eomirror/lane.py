@@ -1,7 +1,7 @@
 """A lane's cycle: one thread, blocking sockets.
 
-    receive fetch -> send the next fetch (it fills while we write) -> pack -> produce (pipelined) -> acks
-      -> commit when: drained, or max bytes, or max age
+    receive fetch -> if there is more, send the next fetch (it fills while we write) -> pack -> produce (pipelined)
+      -> acks -> commit when: drained, or max bytes, or max age
 
 Any doubt ends in a rewind: everything in memory is dropped and the lane starts as if its process had. There is one
 recovery path and it is the start-up path, `_take_over`.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -26,10 +26,10 @@ from eomirror.checkpoint import InternalTopics, LaneState, Lookout
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Fenced, Reason, Refused, Rewind
 from eomirror.faults import resolve, tell
 from eomirror.identity import Identity
-from eomirror.model import LaneView, Lease, Orders, Receipt, RouteKey, RouteView
+from eomirror.model import LaneView, Lease, Orders, Receipt, RouteKey
 from eomirror.pacing import Pace, Pacing
 from eomirror.quarantine import Quarantine, needed
-from eomirror.records import Desired, LaneRecord, State
+from eomirror.records import Desired, LaneRecord
 from eomirror.route import Route
 from eomirror.settlement import Settlement, announcement, opening_head, settlement
 from eomirror.source import Block, Reading, Source
@@ -234,11 +234,11 @@ class Lane:
         again = self._again_at is not None and self._now() >= self._again_at
         if self.orders is not self._obeyed or again or self._can_go_on():
             self._obey()
-        block = self._source.poll(self._pacing.patience(IDLE_SECONDS))
+        block = self._read()
         self._take_source_faults()
         if block is not None:
             self._write(block)
-        if self._pacing.due(drained=block is None):
+        if self._pacing.due(drained=block is None and not self._source.behind):
             self._commit(self._begin())
             self._failures = 0
             self._blame.committed(self._routes, self._now())
@@ -246,6 +246,17 @@ class Lane:
             raise Rewind("epoch", "somebody else has written to the checkpoint")
         if block is None or self._now() >= self._publish_at:
             self._publish()
+
+    def _read(self) -> Block | None:
+        """The next block. While the source has little, what it has is gathered until a commit may come: one fetch, one
+        request to the target, one transaction."""
+        if not self._source.behind:
+            rest = self._pacing.rest(IDLE_SECONDS)
+            if rest > 0.0:
+                self._target.network.sleep(rest)
+            if self._pacing.open:
+                return self._source.take()
+        return self._source.poll(self._pacing.patience(IDLE_SECONDS))
 
     def _write(self, block: Block) -> None:
         """Pack a block and send it. Its records are in the open transaction when this returns, not yet acked."""
@@ -391,6 +402,7 @@ class Lane:
         head = self._known_head()
         self._transactions.drain()
         self._step("acked")
+        began = self._now()
         self._book_acks()
         settled = settlement(
             self.lease,
@@ -411,7 +423,9 @@ class Lane:
             self._rewinds_unledgered.clear()
         self._quarantine.clear()
         self._lookout.reset()
-        self._pacing.committed(ledgered=settled.ledgered, ledger_pending=bool(self._touched))
+        self._pacing.committed(
+            seconds=self._now() - began, ledgered=settled.ledgered, ledger_pending=bool(self._touched)
+        )
         return self._receipt(head.n, identity, settled)
 
     def _receipt(self, number: int, identity: Identity, settled: Settlement) -> Receipt:
@@ -490,22 +504,10 @@ class Lane:
 
     def _publish(self, waiting: str | None = None) -> None:
         self._publish_at = self._now() + PUBLISH_SECONDS
-        readings: Mapping[RouteKey, Reading] = self._source.readings
         views = []
         for key, route in self._routes.items():
-            reading = readings.get(key)
-            trouble = reading.trouble if reading else route.trouble
-            state = State.RETRYING if trouble and not route.standing else route.state
-            views.append(
-                RouteView(
-                    key,
-                    state,
-                    route.next_offset,
-                    reading.stable if reading else None,
-                    trouble,
-                    route.fault.reason if route.fault else None,
-                )
-            )
+            reading = self._source.readings.get(key)
+            views.append(route.view(reading.stable, reading.trouble) if reading else route.view(None, route.trouble))
         idle = not self._open_records and waiting is None and self._obeyed is self.orders and not self._waiting
         running = [k for k, r in self._routes.items() if not r.standing and k in self.orders.routes]
         caught_up = idle and all(self._source.caught_up(k) for k in running)

@@ -9,10 +9,12 @@ import msgspec
 
 from eomirror.ledger import LEDGER_SECONDS
 
-# `commit.interval: auto`: a bucket of commits that refills at this rate. Few transactions never wait; a free-running
-# lane is held to the rate, for its producer epochs and its checkpoint's size.
-AUTO_RATE: Final = 200.0
-AUTO_BURST: Final = 20.0
+# `commit.interval: auto`: between two commits a lane leaves so many times as long as commits take. At most a quarter of
+# its time goes into them, and they are fewer where they are slow: on a busy machine, to a distant cluster.
+AUTO_SPARE: Final = 3.0
+AUTO_WEIGHT: Final = 0.125  # of the newest commit in how long they take
+# Not less, for the producer epochs and the checkpoint's size; not more, for a target may hesitate once.
+AUTO_SECONDS: Final = (0.005, 0.1)
 
 # Progress without records (control batches, aborted records) is checkpointed at most this often.
 IDLE_PROGRESS_SECONDS: Final = 5.0
@@ -32,8 +34,8 @@ class Pacing:
     def __init__(self, pace: Pace, now: Callable[[], float]) -> None:
         self._pace = pace
         self._now = now
-        self._tokens = AUTO_BURST
-        self._refilled = self._last_commit = now()
+        self._last_commit = now()
+        self._cost = 0.0  # seconds that a commit takes, lately
         self.reset()
 
     def reset(self) -> None:
@@ -59,6 +61,11 @@ class Pacing:
         """Something must be in the checkpoint soon: a fault."""
         self._urgent = True
 
+    @property
+    def open(self) -> bool:
+        """Records were sent that are not committed."""
+        return self._data_since is not None
+
     def due(self, *, drained: bool) -> bool:
         """Whether to commit now. `drained` says that nothing more is waiting to be written."""
         now = self._now()
@@ -70,27 +77,34 @@ class Pacing:
             return drained and now >= self._floor()
         return any(now >= at for at in self._quiet_deadlines())
 
+    def rest(self, most: float) -> float:
+        """How long to leave a drained source alone, in seconds: what is read sooner is not committed sooner."""
+        return self._until([self._floor()], most)
+
     def patience(self, most: float) -> float:
         """How long a poll may wait, in seconds."""
-        now = self._now()
-        if self._urgent:
-            return 0.0
-        if self._data_since is not None:
-            return max(0.0, min(self._floor(), self._data_since + self._pace.max_age, now + most) - now)
-        return max(0.0, min([now + most, *self._quiet_deadlines()]) - now)
+        return self._until([] if self.open else self._quiet_deadlines(), most)
 
     def ledger_due(self) -> bool:
         return self._ledger_since is not None and self._now() - self._ledger_since >= LEDGER_SECONDS
 
-    def committed(self, *, ledgered: bool, ledger_pending: bool) -> None:
-        """A commit was answered; `ledger_pending` says that position records still carry runs for the ledger."""
-        now = self._now()
-        self._tokens = max(self._refill(now) - 1.0, 0.0)
-        self._refilled = self._last_commit = now
+    def committed(self, *, seconds: float, ledgered: bool, ledger_pending: bool) -> None:
+        """A commit was answered, which took `seconds` once all data was acked; `ledger_pending` says that position
+        records still carry runs for the ledger."""
+        self._last_commit = now = self._now()
+        self._cost += AUTO_WEIGHT * (seconds - self._cost)
         since = None if ledgered else self._ledger_since
         self.reset()
         if ledger_pending:
             self._ledger_since = now if since is None else since
+
+    def _until(self, moments: list[float], most: float) -> float:
+        """Seconds until the first of the moments or until a ceiling is reached; at most that many."""
+        if self._urgent:
+            return 0.0
+        now = self._now()
+        ceiling = [] if self._data_since is None else [self._data_since + self._pace.max_age]
+        return max(0.0, min([now + most, *moments, *ceiling]) - now)
 
     def _quiet_deadlines(self) -> list[float]:
         deadlines = []
@@ -102,10 +116,8 @@ class Pacing:
 
     def _floor(self) -> float:
         """The moment before which no commit should come."""
-        if self._pace.interval is not None:
-            return self._last_commit + self._pace.interval
-        tokens = self._refill(self._refilled)
-        return self._refilled + max(0.0, 1.0 - tokens) / AUTO_RATE
-
-    def _refill(self, now: float) -> float:
-        return min(AUTO_BURST, self._tokens + (now - self._refilled) * AUTO_RATE)
+        interval = self._pace.interval
+        if interval is None:
+            least, most = AUTO_SECONDS
+            interval = min(max(least, AUTO_SPARE * self._cost), most)
+        return self._last_commit + interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eomirror import _fastpath, records
 from eomirror.errors import Faulted
 from eomirror.ledger import Book
-from eomirror.model import RouteKey
+from eomirror.model import RouteKey, RouteView
 from eomirror.records import Fault, Gap, LedgerRoute, PositionRecord, State, Tally
 
 STANDING = (State.FAULTED, State.PAUSED)
@@ -142,6 +142,17 @@ class Route:
             target_partition=partition,
             tally=self.book.tally(),
             source_lso=self.source_lso,
+        )
+
+    def view(self, stable: int | None, trouble: str | None) -> RouteView:
+        """What is told of it while the lane works: with the source's last stable offset, and what it waits for."""
+        return RouteView(
+            self.key,
+            State.RETRYING if trouble and not self.standing else self.state,
+            self.next_offset,
+            stable,
+            trouble,
+            self.fault.reason if self.fault else None,
         )
 
     def committed(self, *, ledgered: bool) -> None:

@@ -32,7 +32,17 @@ INCONSISTENT_TOPIC_ID: Final = 103
 class Reading:
     """Where the reading of one partition stands: ahead of the checkpoint by what is on its way."""
 
-    __slots__ = ("epoch", "high_watermark", "key", "offset", "stable", "topic_id", "trouble", "trouble_since")
+    __slots__ = (
+        "epoch",
+        "has_more",
+        "high_watermark",
+        "key",
+        "offset",
+        "stable",
+        "topic_id",
+        "trouble",
+        "trouble_since",
+    )
 
     def __init__(self, key: RouteKey, topic_id: str, offset: int, epoch: int | None) -> None:
         self.key = key
@@ -41,6 +51,7 @@ class Reading:
         self.epoch = epoch  # leader epoch of the last batch before offset, None if unknown
         self.stable: int | None = None  # last stable offset of the newest answer
         self.high_watermark: int | None = None
+        self.has_more = False  # the newest answer of its broker brought records, and not all
         self.trouble: str | None = None
         self.trouble_since: float | None = None
 
@@ -127,6 +138,11 @@ class Source:
         reading = self.readings.get(key)
         return reading is not None and reading.stable is not None and reading.offset >= reading.stable
 
+    @property
+    def behind(self) -> bool:
+        """Something is known to be at the source that was not handed out."""
+        return any(reading.has_more for reading in self.readings.values())
+
     def close(self) -> None:
         """Close all connections; answers under way are dropped."""
         self._drop_polls()
@@ -141,7 +157,7 @@ class Source:
         """The next block, waiting at most `timeout` seconds; None if none came, at once when a partition has answered
         for the first time and has nothing: whoever waits for the end of a short catching up waits for that.
 
-        The next fetch to that broker is sent before this returns, so that it fills while the block is written. New
+        A broker that has more is asked for it before this returns, so that it comes while the block is written. New
         entries in `faults` are for the caller to take.
         """
         deadline = self._network.now() + timeout
@@ -149,24 +165,32 @@ class Source:
             self._look_for_leaders()
             self._send_polls()
             now = self._network.now()
-            sockets = {id(p.connection.socket): node for node, p in self._polls.items()}
-            if not self.faults and sockets:
-                ready = self._network.wait([p.connection.socket for p in self._polls.values()], self._pause(deadline))
-            else:
-                ready = []
-                if not sockets and not self.faults:
-                    self._network.sleep(self._pause(deadline))
-            for ready_socket in ready:
-                block = self._receive(sockets[id(ready_socket)])
+            if self._polls and not self.faults:
+                block = self._first(self._pause(deadline))
                 if block is not None:
                     self._learnt = False
                     return block
+            elif not self.faults:
+                self._network.sleep(self._pause(deadline))
             for node, poll in list(self._polls.items()):
                 if self._network.now() >= poll.deadline:
                     self._lost(node, ConnectionLost(f"{poll.connection.address}: no answer to a fetch"))
             if self._learnt or self.faults or self._network.now() >= deadline or now >= deadline:
                 self._learnt = False
                 return None
+
+    def take(self) -> Block | None:
+        """A block that has come already; nobody is asked, and nothing waited for."""
+        return self._first(0.0) if self._polls else None
+
+    def _first(self, timeout: float) -> Block | None:
+        """The first block among the answers that are there, waiting for one at most `timeout` seconds."""
+        nodes = {id(p.connection.socket): node for node, p in self._polls.items()}
+        for ready in self._network.wait([p.connection.socket for p in self._polls.values()], timeout):
+            block = self._receive(nodes[id(ready)])
+            if block is not None:
+                return block
+        return None
 
     def _pause(self, deadline: float) -> float:
         """How long to wait for an answer: until the deadline, or until something else is due."""
@@ -208,7 +232,12 @@ class Source:
             # The broker has muted this connection for that long; asking again only fills its queue.
             self._resume_at[node] = self._network.now() + answer.throttle_ms / 1000
         self._rotate([r.key for r, _ in poll.asked.values()])
-        self._send_polls()
+        for reading, _ in poll.asked.values():
+            # An answer without any record had nothing to give, wherever the log ends.
+            is_answered = reading.stable is not None and reading.trouble is None
+            reading.has_more = bool(parts) and is_answered and reading.offset < (reading.stable or 0)
+        if self.behind:
+            self._send_polls()
         return Block(frame, parts) if parts else None
 
     def _accept(self, node: int, reading: Reading, part: _fastpath.FetchedPartition) -> bool:
@@ -289,6 +318,7 @@ class Source:
 
     def _trouble(self, reading: Reading, cause: str) -> None:
         reading.trouble = cause
+        reading.has_more = False
         if reading.trouble_since is None:
             reading.trouble_since = self._network.now()
 

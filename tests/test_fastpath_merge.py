@@ -49,15 +49,15 @@ def runs(got: kernel.Packed) -> Runs:
 def test_everything_together_is_what_the_reference_says(
     fetched: Range, stamp: dict[str, int], steps: Any, data: st.DataObject
 ) -> None:
-    until = data.draw(st.one_of(st.none(), st.integers(fetched.position, min(fetched.position + 60, (1 << 63) - 1))))
-    first = data.draw(st.integers(0, fetched.position + 60))
-    apart = data.draw(
-        st.sampled_from([(0, 0, 1), (first, first + data.draw(st.integers(0, 20)), data.draw(st.integers(1, 3)))])
-    )
+    highest = (1 << 63) - 1
+    until = data.draw(st.one_of(st.none(), st.integers(fetched.position, min(fetched.position + 60, highest))))
+    first = data.draw(st.integers(0, min(fetched.position + 60, highest)))
+    following = min(first + data.draw(st.integers(0, 20)), highest)
+    apart = data.draw(st.sampled_from([(0, 0, 1), (first, following, data.draw(st.integers(1, 3)))]))
     where = (fetched.start, fetched.end, fetched.position, fetched.aborted)
     recipe = None if steps is None else kernel.Recipe(steps)
     got = kernel.pack(bytearray(fetched.data), *where, **stamp, recipe=recipe, until=until, apart=apart)
-    last = (1 << 63) - 1 if until is None else until
+    last = highest if until is None else until
     assert_same(got, reference.pack(fetched.data, *where, **stamp, recipe=steps, until=last, apart=apart))
     assert all(first + count <= last for b in got.batches for first, count in b.runs)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eomirror.ledger import LEDGER_SECONDS
-from eomirror.pacing import AUTO_BURST, AUTO_RATE, IDLE_PROGRESS_SECONDS, Pace, Pacing
+from eomirror.pacing import AUTO_SECONDS, AUTO_SPARE, IDLE_PROGRESS_SECONDS, Pace, Pacing
 from tests.fakes import Clock
 
 relaxed = settings(deadline=None)
@@ -22,6 +22,10 @@ def _pacing(interval: float | None = None, max_bytes: int = 1000, max_age: float
     return Pacing(Pace(interval, max_bytes, max_age), clock), clock
 
 
+def _commit(pacing: Pacing, *, seconds: float = 0.0, ledgered: bool = True, ledger_pending: bool = False) -> None:
+    pacing.committed(seconds=seconds, ledgered=ledgered, ledger_pending=ledger_pending)
+
+
 def test_nothing_to_say_is_never_due() -> None:
     pacing, clock = _pacing()
     clock.now += 1e6
@@ -30,10 +34,11 @@ def test_nothing_to_say_is_never_due() -> None:
 
 
 def test_a_single_batch_is_committed_as_soon_as_the_source_is_drained() -> None:
-    pacing, _ = _pacing()
+    pacing, clock = _pacing()
+    clock.now += 1.0
+    assert pacing.rest(MOST) == 0.0
     pacing.wrote(10)
     assert not pacing.due(drained=False)
-    assert pacing.patience(MOST) == 0.0
     assert pacing.due(drained=True)
 
 
@@ -41,10 +46,12 @@ def test_the_interval_is_a_floor_between_commits() -> None:
     pacing, clock = _pacing(interval=0.1)
     pacing.wrote(10)
     assert not pacing.due(drained=True)
-    assert pacing.patience(MOST) == pytest.approx(0.1)
-    clock.now += 0.1
+    assert pacing.rest(MOST) == pytest.approx(0.1)
+    assert pacing.rest(0.04) == pytest.approx(0.04)
+    clock.now += 0.1 + SLACK
+    assert pacing.rest(MOST) == 0.0
     assert pacing.due(drained=True)
-    pacing.committed(ledgered=True, ledger_pending=False)
+    _commit(pacing)
     pacing.wrote(10)
     assert not pacing.due(drained=True)
 
@@ -55,7 +62,7 @@ def test_the_ceilings_do_not_wait_for_the_floor() -> None:
     assert not pacing.due(drained=False)
     pacing.wrote(1)
     assert pacing.due(drained=False)
-    pacing.committed(ledgered=True, ledger_pending=False)
+    _commit(pacing)
     pacing.wrote(1)
     clock.now += 1.0
     assert pacing.due(drained=False)
@@ -65,8 +72,8 @@ def test_a_fault_is_committed_at_once() -> None:
     pacing, _ = _pacing(interval=1.0)
     pacing.urgent()
     assert pacing.due(drained=False)
-    assert pacing.patience(MOST) == 0.0
-    pacing.committed(ledgered=True, ledger_pending=False)
+    assert pacing.patience(MOST) == pacing.rest(MOST) == 0.0
+    _commit(pacing)
     assert not pacing.due(drained=True)
 
 
@@ -84,16 +91,16 @@ def test_progress_without_records_is_committed_every_few_seconds() -> None:
 def test_the_ledger_is_due_a_second_after_its_first_run() -> None:
     pacing, clock = _pacing()
     pacing.wrote(10)
-    pacing.committed(ledgered=False, ledger_pending=True)
+    _commit(pacing, ledgered=False, ledger_pending=True)
     assert not pacing.ledger_due()
     clock.now += LEDGER_SECONDS / 2
     pacing.wrote(10)
-    pacing.committed(ledgered=False, ledger_pending=True)
+    _commit(pacing, ledgered=False, ledger_pending=True)
     assert pacing.patience(MOST) == pytest.approx(LEDGER_SECONDS / 2)
     clock.now += LEDGER_SECONDS / 2
     assert pacing.ledger_due()
     assert pacing.due(drained=True)
-    pacing.committed(ledgered=True, ledger_pending=False)
+    _commit(pacing)
     clock.now += 10 * LEDGER_SECONDS
     assert not pacing.ledger_due()
     assert not pacing.due(drained=True)
@@ -111,7 +118,7 @@ def test_a_rewind_forgets_what_was_uncommitted() -> None:
 
 
 class Lane:
-    """A cycle in small: polls, writes what came, commits when due. What comes and how long it takes is given."""
+    """A cycle in small: rests, reads, writes what came, commits when due. What comes and how long it takes is given."""
 
     def __init__(self, interval: float | None, max_bytes: int, max_age: float) -> None:
         self.pacing, self.clock = _pacing(interval, max_bytes, max_age)
@@ -121,34 +128,48 @@ class Lane:
         self.max_age = max_age
         self.max_bytes = max_bytes
 
-    def cycle(self, arrives_in: float, size: int, urgent: bool) -> None:
-        patience = self.pacing.patience(MOST)
+    def cycle(self, arrives_in: float, size: int, behind: bool, urgent: bool, seconds: float) -> None:
+        if not behind:
+            self.clock.now += self.pacing.rest(MOST)
+        takes = self.pacing.open and not behind  # what has come already, and waits for nothing
+        patience = 0.0 if takes else self.pacing.patience(MOST)
         assert 0.0 <= patience <= MOST
-        drained = arrives_in > patience or size == 0
+        came = arrives_in <= patience and size > 0
         self.clock.now += min(arrives_in, patience)
-        if not drained:
+        if came:
             self.pacing.consumed()
             self.pacing.wrote(size)
             self.since = self.clock.now if self.since is None else self.since
             self.size += size
         if urgent:
             self.pacing.urgent()
-        if self.pacing.due(drained=drained):
+        if self.pacing.due(drained=not came and not behind):
             old = self.since is not None and self.clock.now >= self.since + self.max_age
             self.commits.append((self.clock.now, urgent or old or self.size >= self.max_bytes))
-            self.pacing.committed(ledgered=True, ledger_pending=False)
+            self.clock.now += seconds
+            _commit(self.pacing, seconds=seconds)
             self.since, self.size = None, 0
         elif self.since is not None:
             assert self.clock.now < self.since + self.max_age, "a transaction is older than it may be"
 
 
-arrivals = st.lists(st.tuples(st.floats(0, 0.7), st.integers(0, 400), st.booleans()), min_size=1, max_size=80)
-calm = st.lists(st.tuples(st.floats(0, 0.02), st.integers(0, 400), st.just(False)), min_size=1, max_size=200)
+Cycle = tuple[float, int, bool, bool, float]
+commit_seconds = st.just(0.0) | st.floats(0, 0.5)
+arrivals = st.lists(
+    st.tuples(st.floats(0, 0.7), st.integers(0, 400), st.booleans(), st.booleans(), commit_seconds),
+    min_size=1,
+    max_size=80,
+)
+calm = st.lists(
+    st.tuples(st.floats(0, 0.02), st.integers(0, 400), st.just(False), st.just(False), commit_seconds),
+    min_size=1,
+    max_size=200,
+)
 
 
 @relaxed
 @given(st.floats(0, 1.0), arrivals | calm)
-def test_the_floor_holds_and_nothing_grows_old(interval: float, cycles: list[tuple[float, int, bool]]) -> None:
+def test_the_floor_holds_and_nothing_grows_old(interval: float, cycles: list[Cycle]) -> None:
     lane = Lane(interval, 1000, 1.0)
     for cycle in cycles:
         lane.cycle(*cycle)
@@ -158,45 +179,65 @@ def test_the_floor_holds_and_nothing_grows_old(interval: float, cycles: list[tup
 
 @relaxed
 @given(arrivals | calm)
-def test_in_auto_nothing_grows_old_and_the_rate_is_bound(cycles: list[tuple[float, int, bool]]) -> None:
+def test_in_auto_nothing_grows_old_and_the_rate_is_bound(cycles: list[Cycle]) -> None:
     lane = Lane(None, 1 << 40, 1.0)
-    for arrives_in, size, _ in cycles:
-        lane.cycle(arrives_in, size, urgent=False)
-    for first, (at, _) in enumerate(lane.commits):
-        for count, (until, _) in enumerate(lane.commits[first:], 1):
-            assert count <= AUTO_BURST + (until - at) * AUTO_RATE + 1 + SLACK
+    for cycle in cycles:
+        lane.cycle(*cycle)
+    for (before, _), (after, unbound) in itertools.pairwise(lane.commits):
+        assert unbound or after - before >= AUTO_SECONDS[0] - SLACK
 
 
-def test_a_free_running_lane_is_held_to_the_rate() -> None:
-    lane = Lane(None, 1 << 40, 1.0)
-    while lane.clock.now < 1010.0:
-        lane.cycle(1e-4, 1, urgent=False)
-        lane.cycle(1.0, 0, urgent=False)
-    seconds = lane.clock.now - 1000.0
-    assert len(lane.commits) == pytest.approx(AUTO_BURST + AUTO_RATE * seconds, rel=0.03)
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.004, 0.03, 2.0])
+def test_a_busy_lane_leaves_a_multiple_of_what_commits_take(seconds: float) -> None:
+    lane = Lane(None, 1 << 40, 10.0)
+    while len(lane.commits) < 60:
+        lane.cycle(0.0, 1, behind=False, urgent=False, seconds=seconds)
+        lane.cycle(1.0, 0, behind=False, urgent=False, seconds=seconds)
+    (before, _), (after, _) = lane.commits[-2:]
+    least, most = AUTO_SECONDS
+    pause = min(max(least, AUTO_SPARE * seconds), most)
+    # What came while it rested is written as soon as it is read, and then found to be all there is.
+    assert after - before - seconds == pytest.approx(pause, rel=0.02)
+
+
+def test_one_slow_commit_does_not_slow_the_next_ones_down_for_long() -> None:
+    pacing, _ = _pacing()
+    _commit(pacing, seconds=30.0)
+    assert pacing.rest(MOST) == pytest.approx(AUTO_SECONDS[1])
+    for _ in range(100):
+        _commit(pacing, seconds=0.001)
+    assert pacing.rest(MOST) == pytest.approx(AUTO_SECONDS[0])
 
 
 def test_few_commits_never_wait() -> None:
     lane = Lane(None, 1 << 40, 1.0)
     for number in range(1, 51):
-        lane.cycle(0.02, 1, urgent=False)
-        lane.cycle(1.0, 0, urgent=False)
+        lane.cycle(0.02, 1, behind=False, urgent=False, seconds=0.001)
+        began = lane.clock.now
+        lane.cycle(0.0, 0, behind=False, urgent=False, seconds=0.001)
         assert len(lane.commits) == number
+        assert lane.commits[-1][0] == began
 
 
-def test_many_ceilings_in_a_row_leave_no_debt_behind() -> None:
-    """Commits by size may come faster than the automatic rate; what comes then waits for one refill, no longer."""
-    pacing, _clock = _pacing(max_bytes=1, max_age=0.3)
-    for _ in range(1000):
-        pacing.wrote(1)
-        assert pacing.due(drained=False)
-        pacing.committed(ledgered=True, ledger_pending=False)
-    pacing.wrote(0)
-    assert pacing.patience(MOST) == pytest.approx(1 / AUTO_RATE)
+def test_a_lane_that_is_behind_commits_by_the_ceilings_only() -> None:
+    lane = Lane(None, 1000, 1.0)
+    for _ in range(400):
+        lane.cycle(0.01, 1, behind=True, urgent=False, seconds=0.001)
+    assert [round(at - 1000.0, 1) for at, _ in lane.commits] == [1.0, 2.0, 3.0]
+    lane.cycle(0.01, 1000, behind=True, urgent=False, seconds=0.001)
+    assert len(lane.commits) == 4
+
+
+def test_what_a_poll_waits_for_ends_with_the_transactions_age() -> None:
+    pacing, clock = _pacing(max_age=0.3)
+    pacing.wrote(1)
+    assert pacing.patience(MOST) == pytest.approx(0.3)
+    clock.now += 0.2
+    assert pacing.patience(MOST) == pytest.approx(0.1)
 
 
 def test_a_floor_longer_than_the_transaction_may_last_does_not_hold_it() -> None:
     pacing, _clock = _pacing(interval=5.0, max_age=0.3)
-    pacing.committed(ledgered=True, ledger_pending=False)
+    _commit(pacing)
     pacing.wrote(1)
-    assert pacing.patience(MOST) == pytest.approx(0.3)
+    assert pacing.rest(MOST) == pytest.approx(0.3)

@@ -144,17 +144,20 @@ def test_a_password_that_cannot_be_used_is_not_repeated(authority: Authority, pa
     assert "hunter2" not in error.message + error.hint
 
 
-def test_a_ca_file_must_be_there_and_hold_certificates(authority: Authority, tmp_path: Path) -> None:
+def test_a_ca_file_must_be_there_and_hold_certificates(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a message shows the beginning of a long path only
     (tmp_path / "text.pem").write_text("no certificate")
     (tmp_path / "binary.pem").write_bytes(bytes(range(256)))
     (tmp_path / "empty.pem").touch()
     for name in ("text.pem", "binary.pem", "empty.pem"):
-        error = refused(section(tmp_path / name))
-        assert f'{name}": no PEM file with certificates' in error.message
+        error = refused(section(name))
+        assert f'"{name}": no PEM file with certificates' in error.message
         assert error.hint == "Name a PEM file with the certificates of the CA."
-    gone = refused(section(tmp_path / "gone.pem"))
+    gone = refused(section("gone.pem"))
     place = '3:72: clusters.paris.client["ssl.ca.location"]'
-    assert gone.message.endswith(f'{place}: "{tmp_path}/gone.pem": the file cannot be read: no such file or directory')
+    assert gone.message.endswith(f'{place}: "gone.pem": the file cannot be read: no such file or directory')
     assert "is a directory" in refused(section(tmp_path)).message
     with pytest.raises(Untrusted):
         trust(str(tmp_path / "gone.pem"))

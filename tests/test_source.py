@@ -1,4 +1,4 @@
-"""Reading: how soon it is known that there is nothing to read."""
+"""Reading: how soon it is known that there is nothing to read, and who is asked for more, and when."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from eomirror.brokers import Brokers
 from eomirror.source import POLL_SECONDS, Reading, Source
 from eomirror.wire import Address
 from tests.kafkamodel import ModelCluster, ModelNetwork, Owner
+
+KEY = ("orders", 0)
+
+
+def _source(cluster: ModelCluster, network: Owner, max_bytes: int) -> Source:
+    source = Source(Brokers("source", [Address("source", 9092)], "test", network), max_bytes=max_bytes)
+    topic_id = cluster.topics["orders"].topic_id.hex
+    source.assign([Reading(("orders", partition), topic_id, 0, None) for partition in (0, 1)])
+    return source
 
 
 def test_a_partition_with_nothing_to_read_is_caught_up_without_a_long_poll() -> None:
@@ -33,3 +42,74 @@ def test_a_partition_with_nothing_to_read_is_caught_up_without_a_long_poll() -> 
     first, *others = reader.result
     assert first < POLL_SECONDS / 2
     assert min(others) >= 10 * POLL_SECONDS  # from then on it waits at the broker
+
+
+def test_a_broker_with_nothing_more_is_not_asked_before_the_next_poll() -> None:
+    """What comes meanwhile then comes in one answer, not record by record."""
+    cluster = ModelCluster("source")
+    cluster.create_topic("orders", 2)
+    cluster.write(*KEY, [b"one"])
+
+    def main(network: Owner) -> None:
+        source = _source(cluster, network, 1 << 20)
+        block = source.poll(1.0)
+        assert block is not None
+        assert not source.behind
+        assert source.take() is None
+        for value in (b"two", b"three"):
+            cluster.write(*KEY, [value])
+            assert source.take() is None
+        assert len(net.handled(api="Fetch")) == 1
+        assert source.poll(1.0) is not None
+        assert source.caught_up(KEY)
+        assert len(net.handled(api="Fetch")) == 2
+        source.close()
+
+    with ModelNetwork(cluster) as net:
+        reader = net.spawn("reader", main)
+        net.run(until=lambda: reader.done)
+    assert reader.error is None
+
+
+def test_a_broker_with_more_is_asked_before_its_block_is_written() -> None:
+    cluster = ModelCluster("source")
+    cluster.create_topic("orders", 2)
+    for number in range(3):
+        cluster.write(*KEY, [b"record %d" % number])
+
+    def main(network: Owner) -> None:
+        source = _source(cluster, network, 100)
+        for behind, fetches in ((True, 2), (True, 3), (False, 3)):
+            assert source.poll(1.0) is not None
+            assert source.behind is behind
+            assert source.caught_up(KEY) is not behind
+            network.sleep(0.01)  # what was asked ahead is answered while the block is written
+            assert len(net.handled(api="Fetch")) == fetches
+        source.close()
+
+    with ModelNetwork(cluster) as net:
+        reader = net.spawn("reader", main)
+        net.run(until=lambda: reader.done)
+    assert reader.error is None
+
+
+def test_a_partition_in_trouble_is_not_waited_for() -> None:
+    cluster = ModelCluster("source")
+    cluster.create_topic("orders", 2)
+    for number in range(3):
+        cluster.write(*KEY, [b"record %d" % number])
+
+    def main(network: Owner) -> None:
+        source = _source(cluster, network, 100)
+        assert source.poll(1.0) is not None
+        assert source.behind
+        cluster.move_leader("orders", 0, None)
+        source.poll(0.2)
+        assert source.readings[KEY].trouble is not None
+        assert not source.behind
+        source.close()
+
+    with ModelNetwork(cluster) as net:
+        reader = net.spawn("reader", main)
+        net.run(until=lambda: reader.done)
+    assert reader.error is None
