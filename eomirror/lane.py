@@ -238,7 +238,7 @@ class Lane:
         self._take_source_faults()
         if block is not None:
             self._write(block)
-        if self._pacing.due(drained=block is None and not self._source.behind):
+        if self._pacing.due(drained=block is None, behind=self._source.behind):
             self._commit(self._begin())
             self._failures = 0
             self._blame.committed(self._routes, self._now())
@@ -248,15 +248,16 @@ class Lane:
             self._publish()
 
     def _read(self) -> Block | None:
-        """The next block. While the source has little, what it has is gathered until a commit may come: one fetch, one
-        request to the target, one transaction."""
-        if not self._source.behind:
-            rest = self._pacing.rest(IDLE_SECONDS)
-            if rest > 0.0:
-                self._target.network.sleep(rest)
-            if self._pacing.open:
-                return self._source.take()
-        return self._source.poll(self._pacing.patience(IDLE_SECONDS))
+        """The next block. A source with little is left alone until a commit may come: one fetch brings all, then."""
+        rest = self._pacing.rest(IDLE_SECONDS) if self._source.may_rest else 0.0
+        if rest > 0.0:
+            self._target.network.sleep(rest)
+            self._source.rested()
+            if self._pacing.rest(IDLE_SECONDS) > 0.0:
+                return None  # a long interval: orders and stop are looked at meanwhile
+        if self._pacing.open and self._source.may_rest:
+            return self._source.gather(self._pacing.patience(IDLE_SECONDS))
+        return self._source.poll(self._pacing.patience(IDLE_SECONDS - rest, behind=self._source.behind))
 
     def _write(self, block: Block) -> None:
         """Pack a block and send it. Its records are in the open transaction when this returns, not yet acked."""

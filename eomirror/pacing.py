@@ -9,15 +9,19 @@ import msgspec
 
 from eomirror.ledger import LEDGER_SECONDS
 
-# `commit.interval: auto`: between two commits a lane leaves so many times as long as commits take. At most a quarter of
-# its time goes into them, and they are fewer where they are slow: on a busy machine, to a distant cluster.
+# `commit.interval: auto`: between two commits a lane leaves so many times as long as commits take. They are fewer where
+# they are slow: on a busy machine, to a distant cluster.
 AUTO_SPARE: Final = 3.0
 AUTO_WEIGHT: Final = 0.125  # of the newest commit in how long they take
 # Not less, for the producer epochs and the checkpoint's size; not more, for a target may hesitate once.
 AUTO_SECONDS: Final = (0.005, 0.1)
+# A lane that is behind has better things to do than to commit, and waits for the source now and then.
+BEHIND_TIMES: Final = 10.0
 
 # Progress without records (control batches, aborted records) is checkpointed at most this often.
 IDLE_PROGRESS_SECONDS: Final = 5.0
+# Such a commit leaves records this long to come and take it along.
+QUIET_GRACE: Final = 0.1
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -66,24 +70,27 @@ class Pacing:
         """Records were sent that are not committed."""
         return self._data_since is not None
 
-    def due(self, *, drained: bool) -> bool:
-        """Whether to commit now. `drained` says that nothing more is waiting to be written."""
+    def due(self, *, drained: bool, behind: bool = False) -> bool:
+        """Whether to commit now. `drained` says that nothing more has come to be written, `behind` that more will."""
         now = self._now()
         if self._urgent:
             return True
         if self._data_since is not None:
             if self._bytes >= self._pace.max_bytes or now >= self._data_since + self._pace.max_age:
                 return True
-            return drained and now >= self._floor()
+            return drained and now >= self._floor(behind)
         return any(now >= at for at in self._quiet_deadlines())
 
     def rest(self, most: float) -> float:
-        """How long to leave a drained source alone, in seconds: what is read sooner is not committed sooner."""
+        """How long to leave a source with nothing more alone, in seconds: what is read sooner is not committed
+        sooner."""
         return self._until([self._floor()], most)
 
-    def patience(self, most: float) -> float:
+    def patience(self, most: float, *, behind: bool = False) -> float:
         """How long a poll may wait, in seconds."""
-        return self._until([] if self.open else self._quiet_deadlines(), most)
+        if not self.open:
+            return self._until(self._quiet_deadlines(), most)
+        return self._until([self._floor(behind)] if behind else [], most)
 
     def ledger_due(self) -> bool:
         return self._ledger_since is not None and self._now() - self._ledger_since >= LEDGER_SECONDS
@@ -112,12 +119,12 @@ class Pacing:
             deadlines.append(self._progress_since + IDLE_PROGRESS_SECONDS)
         if self._ledger_since is not None:
             deadlines.append(self._ledger_since + LEDGER_SECONDS)
-        return deadlines
+        return [max(at, self._floor() + QUIET_GRACE) for at in deadlines]
 
-    def _floor(self) -> float:
+    def _floor(self, behind: bool = False) -> float:
         """The moment before which no commit should come."""
         interval = self._pace.interval
         if interval is None:
             least, most = AUTO_SECONDS
             interval = min(max(least, AUTO_SPARE * self._cost), most)
-        return self._last_commit + interval
+        return self._last_commit + interval * (BEHIND_TIMES if behind else 1.0)

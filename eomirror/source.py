@@ -1,4 +1,5 @@
-"""The source side of a lane: one fetch after the other from each leader, always one ahead of what is being written.
+"""The source side of a lane: one fetch after the other from each leader, one ahead of what is being written while there
+is more.
 
 A failure to read never ends a transaction: the partition waits, with its cause, and the others go on. What can not be
 cured by waiting (a gap, a re-created or truncated topic) is told as Faulted, never read past.
@@ -18,6 +19,7 @@ from eomirror.model import RouteKey
 from eomirror.wire import FETCH, Connection
 
 POLL_SECONDS: Final = 0.5
+GATHER_SECONDS: Final = 0.1  # the longest that records of one broker wait for those of another
 PARTITION_MAX_BYTES: Final = 4 * 1024 * 1024
 BACKOFF_SECONDS: Final = (0.05, 5.0)
 # A topic that a broker does not know may have been created a moment ago; after this long it is gone.
@@ -51,7 +53,7 @@ class Reading:
         self.epoch = epoch  # leader epoch of the last batch before offset, None if unknown
         self.stable: int | None = None  # last stable offset of the newest answer
         self.high_watermark: int | None = None
-        self.has_more = False  # the newest answer of its broker brought records, and not all
+        self.has_more = False  # the newest answer of its broker brought records, but left some of this partition
         self.trouble: str | None = None
         self.trouble_since: float | None = None
 
@@ -83,12 +85,22 @@ class Block:
 class _Poll:
     """The fetch that is under way at one broker: partitions and the offsets that were asked for."""
 
-    __slots__ = ("asked", "connection", "deadline")
+    __slots__ = ("asked", "connection", "deadline", "rests", "waits")
 
-    def __init__(self, connection: Connection, asked: dict[tuple[bytes, int], tuple[Reading, int]], deadline: float):
+    def __init__(
+        self,
+        connection: Connection,
+        asked: dict[tuple[bytes, int], tuple[Reading, int]],
+        deadline: float,
+        *,
+        waits: bool,
+        rests: int,
+    ) -> None:
         self.connection = connection
         self.asked = asked
         self.deadline = deadline
+        self.waits = waits  # at the broker, for the first record; otherwise it is answered at once
+        self.rests = rests  # of the source, when it was sent
 
 
 class Source:
@@ -111,6 +123,8 @@ class Source:
         self._metadata_failures = 0
         self._unknown_since: dict[RouteKey, float] = {}
         self._learnt = False  # where a partition ends, which was not known before
+        self._rests = 0
+        self._quiet: dict[int, int] = {}  # by node: the last rest after which it had nothing
 
     # --- what to read
 
@@ -140,8 +154,20 @@ class Source:
 
     @property
     def behind(self) -> bool:
-        """Something is known to be at the source that was not handed out."""
+        """The newest answers left records at the source."""
         return any(reading.has_more for reading in self.readings.values())
+
+    @property
+    def may_rest(self) -> bool:
+        """Every partition has answered, and none has more; those in trouble do not count."""
+        return not any(
+            reading.has_more or (reading.stable is None and reading.trouble is None)
+            for reading in self.readings.values()
+        )
+
+    def rested(self) -> None:
+        """Nothing was read for a while: answers that have come meanwhile hold the beginning of what is there."""
+        self._rests += 1
 
     def close(self) -> None:
         """Close all connections; answers under way are dropped."""
@@ -179,9 +205,17 @@ class Source:
                 self._learnt = False
                 return None
 
-    def take(self) -> Block | None:
-        """A block that has come already; nobody is asked, and nothing waited for."""
-        return self._first(0.0) if self._polls else None
+    def gather(self, timeout: float) -> Block | None:
+        """A block that belongs with those before: it has come already, or its broker answers at once. Waits at most
+        `timeout` seconds, and asks nobody who had nothing more; None says that this is all."""
+        deadline = self._network.now() + min(timeout, GATHER_SECONDS)
+        while self._polls:
+            is_coming = not all(poll.waits for poll in self._polls.values())
+            left = deadline - self._network.now() if is_coming else 0.0
+            block = self._first(max(left, 0.0))
+            if block is not None or left <= 0.0:
+                return block
+        return None
 
     def _first(self, timeout: float) -> Block | None:
         """The first block among the answers that are there, waiting for one at most `timeout` seconds."""
@@ -232,12 +266,17 @@ class Source:
             # The broker has muted this connection for that long; asking again only fills its queue.
             self._resume_at[node] = self._network.now() + answer.throttle_ms / 1000
         self._rotate([r.key for r, _ in poll.asked.values()])
-        for reading, _ in poll.asked.values():
-            # An answer without any record had nothing to give, wherever the log ends.
-            is_answered = reading.stable is not None and reading.trouble is None
-            reading.has_more = bool(parts) and is_answered and reading.offset < (reading.stable or 0)
+        if parts or answer.throttle_ms == 0:
+            for reading, _ in poll.asked.values():
+                # An answer without any record had nothing to give, wherever the log ends.
+                is_left = reading.stable is not None and reading.offset < reading.stable
+                reading.has_more = bool(parts) and is_left and reading.trouble is None
+        if not parts and poll.rests == self._rests:
+            self._quiet[node] = self._rests
         if self.behind:
             self._send_polls()
+        elif parts and poll.rests != self._rests:
+            self._send_polls(only=node)
         return Block(frame, parts) if parts else None
 
     def _accept(self, node: int, reading: Reading, part: _fastpath.FetchedPartition) -> bool:
@@ -332,28 +371,39 @@ class Source:
             if reading is not None:
                 self.readings[key] = reading
 
-    def _send_polls(self) -> None:
+    def _send_polls(self, only: int | None = None) -> None:
+        """Ask every broker that is not asked yet; or only one, for what it has now."""
         now = self._network.now()
         self._resume_at = {n: at for n, at in self._resume_at.items() if at > now}
         by_node: dict[int, list[Reading]] = {}
+        nodes = set()
         for reading in self.readings.values():
             leader = self._leaders.get(reading.key)
             node = self._preferred.get(reading.key, leader) if leader is not None else None
-            if node is not None and node not in self._polls and node not in self._resume_at:
+            if node is None:
+                continue
+            nodes.add(node)
+            if only in (None, node) and node not in self._polls and node not in self._resume_at:
                 by_node.setdefault(node, []).append(reading)
         for node, readings in by_node.items():
             try:
                 link = self._links.get(node)
                 if link is None:
                     link = self._links[node] = self._brokers.dial(self._brokers.address(node))
-                link.send(self._request(link, readings))
+                # Asked for what it has now: who has not said yet where it ends, unless it was in trouble, and one of
+                # several brokers until it had nothing, for what the others have waits for it.
+                is_known = all(r.stable is not None or r.trouble is not None for r in readings)
+                is_awaited = only is not None or (len(nodes) > 1 and self._quiet.get(node) != self._rests)
+                waits = is_known and not is_awaited
+                link.send(self._request(link, readings, POLL_SECONDS if waits else 0.0))
             except ConnectionLost as error:
                 self._lost(node, error)
                 continue
             asked = {(bytes.fromhex(r.topic_id), r.key[1]): (r, r.offset) for r in readings}
-            self._polls[node] = _Poll(link, asked, self._brokers.deadline(POLL_SECONDS + 15.0))
+            deadline = self._brokers.deadline(POLL_SECONDS + 15.0)
+            self._polls[node] = _Poll(link, asked, deadline, waits=waits, rests=self._rests)
 
-    def _request(self, link: Connection, readings: list[Reading]) -> Any:
+    def _request(self, link: Connection, readings: list[Reading], wait: float) -> Any:
         module = link.module(FETCH)
         topics: dict[str, list[Any]] = {}
         for r in readings:
@@ -366,10 +416,8 @@ class Source:
                     partition_max_bytes=min(PARTITION_MAX_BYTES, self._max_bytes),
                 )
             )
-        # What has not said yet where it ends is asked to say so at once, unless it has just been in trouble.
-        is_known = all(r.stable is not None or r.trouble is not None for r in readings)
         return module.FetchRequest(
-            max_wait=datetime.timedelta(seconds=POLL_SECONDS if is_known else 0.0),
+            max_wait=datetime.timedelta(seconds=wait),
             min_bytes=1,
             max_bytes=self._max_bytes,
             isolation_level=READ_COMMITTED,
@@ -386,6 +434,10 @@ class Source:
         self._polls.pop(node, None)
         failures = self._failures[node] = self._failures.get(node, 0) + 1
         self._resume_at[node] = self._network.now() + self._backoff(failures)
+        self._quiet.pop(node, None)
+        for reading in self.readings.values():
+            if self._preferred.get(reading.key) == node:
+                reading.has_more = False
         self._preferred = {k: n for k, n in self._preferred.items() if n != node}
         for reading in self.readings.values():
             if self._leaders.get(reading.key) == node:
@@ -443,6 +495,7 @@ class Source:
         if topic in metadata.unknown or (described is not None and partition not in described.partitions):
             since = self._unknown_since.setdefault(reading.key, now)
             self._leaders.pop(reading.key, None)
+            reading.has_more = False
             if now - since >= DELETED_SECONDS:
                 self._fault(reading, Reason.SOURCE_DELETED, f"the source has had no such topic for {now - since:.0f} s")
             return

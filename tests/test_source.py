@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from eomirror import _fastpath
 from eomirror.brokers import Brokers
 from eomirror.source import POLL_SECONDS, Reading, Source
 from eomirror.wire import Address
@@ -55,10 +62,11 @@ def test_a_broker_with_nothing_more_is_not_asked_before_the_next_poll() -> None:
         block = source.poll(1.0)
         assert block is not None
         assert not source.behind
-        assert source.take() is None
+        assert source.gather(1.0) is None
         for value in (b"two", b"three"):
             cluster.write(*KEY, [value])
-            assert source.take() is None
+            network.sleep(0.01)  # what was asked would be answered meanwhile
+            assert source.gather(1.0) is None
         assert len(net.handled(api="Fetch")) == 1
         assert source.poll(1.0) is not None
         assert source.caught_up(KEY)
@@ -93,19 +101,59 @@ def test_a_broker_with_more_is_asked_before_its_block_is_written() -> None:
     assert reader.error is None
 
 
-def test_a_partition_in_trouble_is_not_waited_for() -> None:
+def _after_the_first_answer(monkeypatch: pytest.MonkeyPatch, second: Callable[[], object]) -> bool:
+    """Is a source that is behind still so when the next thing that it reads is `second`?"""
     cluster = ModelCluster("source")
     cluster.create_topic("orders", 2)
     for number in range(3):
+        cluster.write(*KEY, [b"record %d" % number])
+    found = []
+
+    def main(network: Owner) -> None:
+        source = _source(cluster, network, 100)
+        assert source.poll(1.0) is not None
+        assert source.behind
+        monkeypatch.setattr(_fastpath, "fetch_response", lambda frame, version: second())
+        assert source.poll(0.02) is None
+        found.append(source.behind)
+        source.close()
+
+    with ModelNetwork(cluster) as net:
+        reader = net.spawn("reader", main)
+        net.run(until=lambda: reader.done)
+    assert reader.error is None
+    (behind,) = found
+    return behind
+
+
+def test_what_cannot_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> object:
+        raise _fastpath.FrameError("no answer")
+
+    assert not _after_the_first_answer(monkeypatch, unreadable)
+
+
+def test_a_broker_over_its_quota_has_more_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = partial(SimpleNamespace, error_code=0, partitions=[])
+    assert _after_the_first_answer(monkeypatch, partial(empty, throttle_ms=100))
+    monkeypatch.undo()
+    assert not _after_the_first_answer(monkeypatch, partial(empty, throttle_ms=0))
+
+
+def test_a_log_that_ends_without_records_is_not_waited_for() -> None:
+    """Compaction may take the last records away: then nothing leads to the end of the log."""
+    cluster = ModelCluster("source")
+    cluster.create_topic("orders", 2)
+    for number in range(2):
         cluster.write(*KEY, [b"record %d" % number])
 
     def main(network: Owner) -> None:
         source = _source(cluster, network, 100)
         assert source.poll(1.0) is not None
         assert source.behind
-        cluster.move_leader("orders", 0, None)
-        source.poll(0.2)
-        assert source.readings[KEY].trouble is not None
+        cluster.log(*KEY).batches.pop()
+        assert source.poll(1.0) is None
+        assert not source.caught_up(KEY)
         assert not source.behind
         source.close()
 
