@@ -137,8 +137,9 @@ def test_records_of_several_brokers_wait_no_longer_than_those_of_one(slow: dict[
     assert max(three.delays) <= 1.3 * max(one.delays)
 
 
-def test_a_long_interval_delays_neither_the_first_read_nor_a_stop() -> None:
-    found = Mirrored(Pace(2.0, 1 << 20, 5.0), 0.5, beats=10).run()
+@pytest.mark.parametrize("interval", [0.4, 2.0])
+def test_a_long_interval_delays_neither_the_first_read_nor_a_stop(interval: float) -> None:
+    found = Mirrored(Pace(interval, 1 << 20, 5.0), 0.5, beats=10).run()
     assert found.fetches[0] < 0.1
     assert found.stopped_after <= IDLE_SECONDS + SLACK
 
