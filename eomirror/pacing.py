@@ -9,9 +9,8 @@ import msgspec
 
 from eomirror.ledger import LEDGER_SECONDS
 
-# `commit.interval: auto`: between two commits a lane leaves so many times as long as commits take. They are fewer where
-# they are slow: on a busy machine, to a distant cluster.
-AUTO_SPARE: Final = 3.0
+# `commit.interval: auto`: between two commits a lane leaves as long as they take, so they are fewer where they
+# are slow: on a busy machine, to a distant cluster.
 AUTO_WEIGHT: Final = 0.125  # of the newest commit in how long they take
 # Not less, for the producer epochs and the checkpoint's size; not more, for a target may hesitate once.
 AUTO_SECONDS: Final = (0.005, 0.1)
@@ -126,5 +125,5 @@ class Pacing:
         interval = self._pace.interval
         if interval is None:
             least, most = AUTO_SECONDS
-            interval = min(max(least, AUTO_SPARE * self._cost), most)
+            interval = min(max(least, self._cost), most)
         return self._last_commit + interval * (BEHIND_TIMES if behind else 1.0)
