@@ -45,7 +45,7 @@ class Scenario:
         The first one is another in the next round, and in the next scenario, for many have one round only.
         """
         names = [name for name in self.systems if number < self.rounds(name, rounds)]
-        turn = (number + place) % len(names)
+        turn = (number + place) % max(len(names), 1)
         return names[turn:] + names[:turn]
 
 
@@ -91,7 +91,7 @@ SCENARIOS = (
         "producer batches of 1000 records, LZ4",
         "throughput",
         Data(218, 1000, "lz4"),
-        3_000_000,
+        3_500_000,
         ONCE,
     ),
     Scenario(
