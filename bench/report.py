@@ -196,6 +196,10 @@ def _how(result: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
         "- every record of both sides is compared (order, timestamp, key, value, headers); a round whose output "
         "differs has no figure",
         "- CPU is user and system time of the whole process tree",
+        *(
+            f"- {', '.join(part['scenarios'])}: measured by eomirror {part['eomirror']}, done at {part['finished']}"
+            for part in result.get("parts", ())
+        ),
     ]
 
 

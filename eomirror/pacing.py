@@ -14,8 +14,8 @@ from eomirror.ledger import LEDGER_SECONDS
 AUTO_WEIGHT: Final = 0.125  # of the newest commit in how long they take
 # Not less, for the producer epochs and the checkpoint's size; not more, for a target may hesitate once.
 AUTO_SECONDS: Final = (0.005, 0.1)
-# A lane that is behind leaves so many times as long, and commits only while it would wait for the source: it shall catch
-# up, but what comes in its other partitions shall not wait for that.
+# A lane that is behind leaves so many times as long, and commits only while it would wait for the source: it shall
+# catch up, but what comes in its other partitions shall not wait for that.
 BEHIND_TIMES: Final = 10.0
 
 # Progress without records (control batches, aborted records) is checkpointed at most this often.

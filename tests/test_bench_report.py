@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -418,6 +419,13 @@ def test_no_system_is_always_the_first_in_scenarios_of_one_round() -> None:
     assert len(single) >= 5
     assert 0 < firsts.count(EOMIRROR) < len(firsts)
     assert all(sorted(one.order(0, 3, places[one.name])) == sorted(one.systems) for one in single)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+def test_every_system_takes_part_in_as_many_rounds_as_are_its_share(rounds: int) -> None:
+    for place, one in enumerate(SCENARIOS):
+        met = Counter(name for number in range(rounds) for name in one.order(number, rounds, place))
+        assert met == {name: one.rounds(name, rounds) for name in one.systems}
 
 
 def test_the_first_system_is_another_in_the_next_round() -> None:
