@@ -40,6 +40,7 @@ from eomirror.units import wall_ms
 log = logs.get("lane")
 
 IDLE_SECONDS: Final = 0.5  # the longest a lane is deaf to orders and stop
+REST_SECONDS: Final = 0.1  # the longest that a source with little is not read
 PUBLISH_SECONDS: Final = 0.25  # how old `view` may get while there is much to do
 RETRY_SECONDS: Final = (0.1, 2.0)  # when routes that could not start are tried again: at first, and at the latest
 POSTPONED_SECONDS: Final = 15.0
@@ -248,15 +249,13 @@ class Lane:
             self._publish()
 
     def _read(self) -> Block | None:
-        """The next block. A source with little is left alone until a commit may come: one fetch brings all, then."""
-        rest = self._pacing.rest(IDLE_SECONDS) if self._source.may_rest else 0.0
+        """The next block. A source with little is left alone for a moment: one fetch brings all that came, then."""
+        rest = self._pacing.rest(REST_SECONDS) if self._source.may_rest else 0.0
         if rest > 0.0:
             self._target.network.sleep(rest)
             self._source.rested()
-            if self._pacing.rest(IDLE_SECONDS) > 0.0:
-                return None  # a long interval: orders and stop are looked at meanwhile
-        if self._pacing.open and self._source.may_rest:
-            return self._source.gather(self._pacing.patience(IDLE_SECONDS))
+        if self._pacing.open and self._source.may_rest and self._pacing.rest(REST_SECONDS) == 0.0:
+            return self._source.gather(ask=rest > 0.0)
         return self._source.poll(self._pacing.patience(IDLE_SECONDS - rest, behind=self._source.behind))
 
     def _write(self, block: Block) -> None:

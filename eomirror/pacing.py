@@ -20,6 +20,7 @@ BEHIND_TIMES: Final = 10.0
 
 # Progress without records (control batches, aborted records) is checkpointed at most this often.
 IDLE_PROGRESS_SECONDS: Final = 5.0
+TICK: Final = 1e-6  # seconds: a moment that is as near as this has come
 # Such a commit leaves records this long, once the floor has passed, to come and take it along.
 QUIET_GRACE: Final = 0.1
 
@@ -72,7 +73,7 @@ class Pacing:
 
     def due(self, *, drained: bool, behind: bool = False) -> bool:
         """Whether to commit now. `drained` says that nothing more has come to be written, `behind` that more will."""
-        now = self._now()
+        now = self._now() + TICK
         if self._urgent:
             return True
         if self._data_since is not None:
@@ -82,15 +83,12 @@ class Pacing:
         return any(now >= at for at in self._quiet_deadlines())
 
     def rest(self, most: float) -> float:
-        """How long to leave a source with nothing more alone, in seconds: what is read sooner is not committed
-        sooner."""
+        """How long no commit may come yet, in seconds, at most `most`."""
         return self._until([self._floor()], most)
 
     def patience(self, most: float, *, behind: bool = False) -> float:
         """How long a poll may wait, in seconds."""
-        if not self.open:
-            return self._until(self._quiet_deadlines(), most)
-        return self._until([self._floor(behind)] if behind else [], most)
+        return self._until([self._floor(behind)] if self.open else self._quiet_deadlines(), most)
 
     def ledger_due(self) -> bool:
         return self._ledger_since is not None and self._now() - self._ledger_since >= LEDGER_SECONDS
@@ -111,7 +109,8 @@ class Pacing:
             return 0.0
         now = self._now()
         ceiling = [] if self._data_since is None else [self._data_since + self._pace.max_age]
-        return max(0.0, min([now + most, *moments, *ceiling]) - now)
+        wait = min([now + most, *moments, *ceiling]) - now
+        return wait if wait > TICK else 0.0
 
     def _quiet_deadlines(self) -> list[float]:
         deadlines = []

@@ -205,10 +205,12 @@ class Source:
                 self._learnt = False
                 return None
 
-    def gather(self, timeout: float) -> Block | None:
-        """A block that belongs with those before: it has come already, or its broker answers at once. Waits at most
-        `timeout` seconds, and asks nobody who had nothing more; None says that this is all."""
-        deadline = self._network.now() + min(timeout, GATHER_SECONDS)
+    def gather(self, *, ask: bool) -> Block | None:
+        """A block that belongs with those before: it has come already, or its broker answers at once. Who had nothing
+        more is asked again if `ask`. None says that this is all, or that it takes too long."""
+        if ask:
+            self._send_polls(at_once=True)
+        deadline = self._network.now() + GATHER_SECONDS
         while self._polls:
             is_coming = not all(poll.waits for poll in self._polls.values())
             left = deadline - self._network.now() if is_coming else 0.0
@@ -276,7 +278,7 @@ class Source:
         if self.behind:
             self._send_polls()
         elif parts and poll.rests != self._rests:
-            self._send_polls(only=node)
+            self._send_polls(node, at_once=True)
         return Block(frame, parts) if parts else None
 
     def _accept(self, node: int, reading: Reading, part: _fastpath.FetchedPartition) -> bool:
@@ -371,8 +373,8 @@ class Source:
             if reading is not None:
                 self.readings[key] = reading
 
-    def _send_polls(self, only: int | None = None) -> None:
-        """Ask every broker that is not asked yet; or only one, for what it has now."""
+    def _send_polls(self, only: int | None = None, *, at_once: bool = False) -> None:
+        """Ask every broker that is not asked yet, or only one; `at_once`, for what it has now."""
         now = self._network.now()
         self._resume_at = {n: at for n, at in self._resume_at.items() if at > now}
         by_node: dict[int, list[Reading]] = {}
@@ -393,7 +395,7 @@ class Source:
                 # Asked for what it has now: who has not said yet where it ends, unless it was in trouble, and one of
                 # several brokers until it had nothing, for what the others have waits for it.
                 is_known = all(r.stable is not None or r.trouble is not None for r in readings)
-                is_awaited = only is not None or (len(nodes) > 1 and self._quiet.get(node) != self._rests)
+                is_awaited = at_once or (len(nodes) > 1 and self._quiet.get(node) != self._rests)
                 waits = is_known and not is_awaited
                 link.send(self._request(link, readings, POLL_SECONDS if waits else 0.0))
             except ConnectionLost as error:

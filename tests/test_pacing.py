@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eomirror.ledger import LEDGER_SECONDS
-from eomirror.pacing import AUTO_SECONDS, IDLE_PROGRESS_SECONDS, Pace, Pacing
+from eomirror.pacing import AUTO_SECONDS, BEHIND_TIMES, IDLE_PROGRESS_SECONDS, Pace, Pacing
 from tests.fakes import Clock
 
 relaxed = settings(deadline=None)
 MOST = 0.5
-SLACK = 1e-6  # the clock counts in floats
+SLACK = 1e-5  # the clock counts in floats
 
 
 def _pacing(interval: float | None = None, max_bytes: int = 1000, max_age: float = 1.0) -> tuple[Pacing, Clock]:
@@ -132,8 +132,8 @@ class Lane:
         if not behind:
             self.clock.now += self.pacing.rest(MOST)
         takes = self.pacing.open and not behind  # what has come already, and waits for nothing
-        patience = 0.0 if takes else self.pacing.patience(MOST)
-        assert 0.0 <= patience <= MOST
+        patience = 0.0 if takes else self.pacing.patience(MOST, behind=behind)
+        assert 0.0 <= patience <= MOST + SLACK
         came = arrives_in <= patience and size > 0
         self.clock.now += min(arrives_in, patience)
         if came:
@@ -143,7 +143,7 @@ class Lane:
             self.size += size
         if urgent:
             self.pacing.urgent()
-        if self.pacing.due(drained=not came and not behind):
+        if self.pacing.due(drained=not came, behind=behind):
             old = self.since is not None and self.clock.now >= self.since + self.max_age
             self.commits.append((self.clock.now, urgent or old or self.size >= self.max_bytes))
             self.clock.now += seconds
@@ -219,21 +219,31 @@ def test_few_commits_never_wait() -> None:
         assert lane.commits[-1][0] == began
 
 
-def test_a_lane_that_is_behind_commits_by_the_ceilings_only() -> None:
+def test_a_lane_that_is_behind_commits_less_often_and_by_the_ceilings() -> None:
     lane = Lane(None, 1000, 1.0)
     for _ in range(400):
-        lane.cycle(0.01, 1, behind=True, urgent=False, seconds=0.001)
-    assert [round(at - 1000.0, 1) for at, _ in lane.commits] == [1.0, 2.0, 3.0]
-    lane.cycle(0.01, 1000, behind=True, urgent=False, seconds=0.001)
-    assert len(lane.commits) == 4
+        lane.cycle(0.0, 1, behind=True, urgent=False, seconds=0.001)
+        lane.cycle(0.004, 0, behind=True, urgent=False, seconds=0.001)
+    pauses = [after - before for (before, _), (after, _) in itertools.pairwise(lane.commits)]
+    assert pauses
+    assert min(pauses) >= BEHIND_TIMES * AUTO_SECONDS[0] - SLACK
+    commits = len(lane.commits)
+    lane.cycle(0.0, 1000, behind=True, urgent=False, seconds=0.001)
+    assert len(lane.commits) == commits + 1
+    while lane.clock.now < lane.commits[-1][0] + 1.5:
+        lane.cycle(0.0, 1, behind=True, urgent=False, seconds=0.001)  # never without a block
+        lane.clock.now += 0.01
+    assert len(lane.commits) == commits + 2
 
 
-def test_what_a_poll_waits_for_ends_with_the_transactions_age() -> None:
-    pacing, clock = _pacing(max_age=0.3)
+def test_what_a_poll_waits_for_ends_with_the_floor_or_the_transactions_age() -> None:
+    pacing, clock = _pacing(interval=0.2, max_age=0.3)
     pacing.wrote(1)
-    assert pacing.patience(MOST) == pytest.approx(0.3)
-    clock.now += 0.2
-    assert pacing.patience(MOST) == pytest.approx(0.1)
+    assert pacing.patience(MOST) == pytest.approx(0.2)
+    assert pacing.patience(MOST, behind=True) == pytest.approx(0.3)
+    clock.now += 0.25
+    assert pacing.patience(MOST) == 0.0
+    assert pacing.patience(MOST, behind=True) == pytest.approx(0.05)
 
 
 def test_a_floor_longer_than_the_transaction_may_last_does_not_hold_it() -> None:

@@ -62,11 +62,11 @@ def test_a_broker_with_nothing_more_is_not_asked_before_the_next_poll() -> None:
         block = source.poll(1.0)
         assert block is not None
         assert not source.behind
-        assert source.gather(1.0) is None
+        assert source.gather(ask=False) is None
         for value in (b"two", b"three"):
             cluster.write(*KEY, [value])
             network.sleep(0.01)  # what was asked would be answered meanwhile
-            assert source.gather(1.0) is None
+            assert source.gather(ask=False) is None
         assert len(net.handled(api="Fetch")) == 1
         assert source.poll(1.0) is not None
         assert source.caught_up(KEY)
