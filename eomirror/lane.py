@@ -250,11 +250,12 @@ class Lane:
 
     def _read(self) -> Block | None:
         """The next block. A source with little is left alone for a moment: one fetch brings all that came, then."""
-        rest = self._pacing.rest(REST_SECONDS) if self._source.may_rest else 0.0
+        may_rest = self._source.may_rest
+        rest = self._pacing.rest(REST_SECONDS) if may_rest else 0.0
         if rest > 0.0:
             self._target.network.sleep(rest)
             self._source.rested()
-        if self._pacing.open and self._source.may_rest and self._pacing.rest(REST_SECONDS) == 0.0:
+        if may_rest and self._pacing.open and self._pacing.rest(REST_SECONDS) == 0.0:
             return self._source.gather(ask=rest > 0.0)
         return self._source.poll(self._pacing.patience(IDLE_SECONDS - rest, behind=self._source.behind))
 

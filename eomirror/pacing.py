@@ -20,9 +20,10 @@ BEHIND_TIMES: Final = 10.0
 
 # Progress without records (control batches, aborted records) is checkpointed at most this often.
 IDLE_PROGRESS_SECONDS: Final = 5.0
-TICK: Final = 1e-6  # seconds: a moment that is as near as this has come
 # Such a commit leaves records this long, once the floor has passed, to come and take it along.
 QUIET_GRACE: Final = 0.1
+
+TICK: Final = 1e-6  # seconds: a moment that is as near as this has come
 
 
 class Pace(msgspec.Struct, frozen=True):

@@ -440,10 +440,9 @@ class Source:
         for reading in self.readings.values():
             if self._preferred.get(reading.key) == node:
                 reading.has_more = False
-        self._preferred = {k: n for k, n in self._preferred.items() if n != node}
-        for reading in self.readings.values():
             if self._leaders.get(reading.key) == node:
                 self._trouble(reading, error.message)
+        self._preferred = {k: n for k, n in self._preferred.items() if n != node}
         self._metadata_soon()
 
     def _drop_polls(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,28 @@ def _source(cluster: ModelCluster, network: Owner, max_bytes: int) -> Source:
     return source
 
 
-def test_a_partition_with_nothing_to_read_is_caught_up_without_a_long_poll() -> None:
+def _cluster(records: int) -> ModelCluster:
+    """Two partitions; so many batches of one record in the first."""
     cluster = ModelCluster("source")
     cluster.create_topic("orders", 2)
-    cluster.write("orders", 0, [b"a record"])
+    for number in range(records):
+        cluster.write(*KEY, [b"record %d" % number])
+    return cluster
 
-    def main(network: Owner) -> list[float]:
+
+def _run(cluster: ModelCluster, main: Callable[[Owner, ModelNetwork], Any]) -> Any:
+    """What `main` returns, as a process by itself."""
+    with ModelNetwork(cluster) as net:
+        reader = net.spawn("reader", lambda network: main(network, net))
+        net.run(until=lambda: reader.done)
+    assert reader.error is None
+    return reader.result
+
+
+def test_a_partition_with_nothing_to_read_is_caught_up_without_a_long_poll() -> None:
+    cluster = _cluster(1)
+
+    def main(network: Owner, net: ModelNetwork) -> list[float]:
         source = Source(Brokers("source", [Address("source", 9092)], "test", network), max_bytes=1 << 20)
         topic_id = cluster.topics["orders"].topic_id.hex
         source.assign([Reading(("orders", 0), topic_id, 1, None), Reading(("orders", 1), topic_id, 0, None)])
@@ -42,22 +59,16 @@ def test_a_partition_with_nothing_to_read_is_caught_up_without_a_long_poll() -> 
         source.close()
         return times
 
-    with ModelNetwork(cluster) as net:
-        reader = net.spawn("reader", main)
-        net.run(until=lambda: reader.done)
-    assert reader.error is None
-    first, *others = reader.result
+    first, *others = _run(cluster, main)
     assert first < POLL_SECONDS / 2
     assert min(others) >= 10 * POLL_SECONDS  # from then on it waits at the broker
 
 
 def test_a_broker_with_nothing_more_is_not_asked_before_the_next_poll() -> None:
     """What comes meanwhile then comes in one answer, not record by record."""
-    cluster = ModelCluster("source")
-    cluster.create_topic("orders", 2)
-    cluster.write(*KEY, [b"one"])
+    cluster = _cluster(1)
 
-    def main(network: Owner) -> None:
+    def main(network: Owner, net: ModelNetwork) -> None:
         source = _source(cluster, network, 1 << 20)
         block = source.poll(1.0)
         assert block is not None
@@ -73,19 +84,13 @@ def test_a_broker_with_nothing_more_is_not_asked_before_the_next_poll() -> None:
         assert len(net.handled(api="Fetch")) == 2
         source.close()
 
-    with ModelNetwork(cluster) as net:
-        reader = net.spawn("reader", main)
-        net.run(until=lambda: reader.done)
-    assert reader.error is None
+    _run(cluster, main)
 
 
 def test_a_broker_with_more_is_asked_before_its_block_is_written() -> None:
-    cluster = ModelCluster("source")
-    cluster.create_topic("orders", 2)
-    for number in range(3):
-        cluster.write(*KEY, [b"record %d" % number])
+    cluster = _cluster(3)
 
-    def main(network: Owner) -> None:
+    def main(network: Owner, net: ModelNetwork) -> None:
         source = _source(cluster, network, 100)
         for behind, fetches in ((True, 2), (True, 3), (False, 3)):
             assert source.poll(1.0) is not None
@@ -95,35 +100,24 @@ def test_a_broker_with_more_is_asked_before_its_block_is_written() -> None:
             assert len(net.handled(api="Fetch")) == fetches
         source.close()
 
-    with ModelNetwork(cluster) as net:
-        reader = net.spawn("reader", main)
-        net.run(until=lambda: reader.done)
-    assert reader.error is None
+    _run(cluster, main)
 
 
-def _after_the_first_answer(monkeypatch: pytest.MonkeyPatch, second: Callable[[], object]) -> bool:
+def _after_the_first_answer(monkeypatch: pytest.MonkeyPatch, second: Callable[[], object]) -> Any:
     """Is a source that is behind still so when the next thing that it reads is `second`?"""
-    cluster = ModelCluster("source")
-    cluster.create_topic("orders", 2)
-    for number in range(3):
-        cluster.write(*KEY, [b"record %d" % number])
-    found = []
+    cluster = _cluster(3)
 
-    def main(network: Owner) -> None:
+    def main(network: Owner, net: ModelNetwork) -> bool:
         source = _source(cluster, network, 100)
         assert source.poll(1.0) is not None
         assert source.behind
         monkeypatch.setattr(_fastpath, "fetch_response", lambda frame, version: second())
         assert source.poll(0.02) is None
-        found.append(source.behind)
+        behind = source.behind
         source.close()
+        return behind
 
-    with ModelNetwork(cluster) as net:
-        reader = net.spawn("reader", main)
-        net.run(until=lambda: reader.done)
-    assert reader.error is None
-    (behind,) = found
-    return behind
+    return _run(cluster, main)
 
 
 def test_what_cannot_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,12 +136,9 @@ def test_a_broker_over_its_quota_has_more_all_the_same(monkeypatch: pytest.Monke
 
 def test_a_log_that_ends_without_records_is_not_waited_for() -> None:
     """Compaction may take the last records away: then nothing leads to the end of the log."""
-    cluster = ModelCluster("source")
-    cluster.create_topic("orders", 2)
-    for number in range(2):
-        cluster.write(*KEY, [b"record %d" % number])
+    cluster = _cluster(2)
 
-    def main(network: Owner) -> None:
+    def main(network: Owner, net: ModelNetwork) -> None:
         source = _source(cluster, network, 100)
         assert source.poll(1.0) is not None
         assert source.behind
@@ -157,7 +148,4 @@ def test_a_log_that_ends_without_records_is_not_waited_for() -> None:
         assert not source.behind
         source.close()
 
-    with ModelNetwork(cluster) as net:
-        reader = net.spawn("reader", main)
-        net.run(until=lambda: reader.done)
-    assert reader.error is None
+    _run(cluster, main)
