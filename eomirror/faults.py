@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eomirror import logs
 from eomirror.brokers import EARLIEST, LATEST, Brokers
-from eomirror.errors import BrokerError, Reason
+from eomirror.errors import BrokerError, ConnectionLost, Reason
 from eomirror.records import Desired, Gap, State
 from eomirror.route import Route
 
@@ -49,6 +49,25 @@ def tell(flow: str, route: Route) -> None:
             detail=route.fault.detail,
             hint=f"eomirror fault accept {flow} {topic} {partition}",
         )
+
+
+def carry_out(
+    flow: str, undone: list[tuple[Route, Desired]], target: Brokers, source: Brokers
+) -> tuple[list[Route], bool]:
+    """Do what a person wants of these routes. Returns those that are resolved, and whether a cluster that must be asked
+    of one did not say; the others do not wait for it."""
+    resolved, silent = [], False
+    for route, desired in undone:
+        topic, partition = route.key
+        place = {"flow": flow, "topic": topic, "partition": partition, "action": desired.action}
+        try:
+            if resolve(route, desired, target, source):
+                resolved.append(route)
+                log.info("fault.resolved", **place)
+        except (ConnectionLost, BrokerError) as error:
+            silent = True
+            log.warning("fault.postponed", **place, detail=error.message)
+    return resolved, silent
 
 
 def resolve(route: Route, desired: Desired, target: Brokers, source: Brokers) -> bool:

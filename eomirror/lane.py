@@ -24,7 +24,7 @@ from eomirror.blame import Blame
 from eomirror.brokers import Brokers, Metadata
 from eomirror.checkpoint import InternalTopics, LaneState, Lookout
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Fenced, Reason, Refused, Rewind
-from eomirror.faults import resolve, tell
+from eomirror.faults import carry_out, tell
 from eomirror.identity import Identity
 from eomirror.model import LaneView, Lease, Orders, Receipt, RouteKey
 from eomirror.pacing import Pace, Pacing
@@ -450,6 +450,7 @@ class Lane:
         """Stop cleanly: what was read is committed, the ledger is up to date."""
         if self._touched:
             self._commit(self._begin(), close_ledger=True)
+        self._publish()
         log.info("lane.drained", flow=self.lease.flow, lane=self.lease.lane, n=self._known_head().n)
 
     # --- orders
@@ -468,29 +469,17 @@ class Lane:
         if self._touched or self._transactions.number is not None:
             # With the ledger up to date a route may also go back: runs ascend inside a ledger record only.
             self._commit(self._begin(), close_ledger=True)
-        postponed = [route for route, desired in self._undone(orders) if not self._resolve(route, desired)]
+        resolved, silent = carry_out(self.lease.flow, self._undone(orders), self._target, self._source_brokers)
+        self._touched.update((route.key, route) for route in resolved)
         if self._touched:
             self._commit(self._begin(), close_ledger=True)
+        self._publish()
         self._forget()
         if are_new:
             self._blame.reconsider()
         self._take_over(obeyed=orders)
-        if postponed:
+        if silent:
             self._again_at = min(self._now() + POSTPONED_SECONDS, self._again_at or float("inf"))
-
-    def _resolve(self, route: Route, desired: Desired) -> bool:
-        """Do what a person wants of one fault; False if a cluster that must be asked does not say. The others of the
-        lane do not wait for it."""
-        place = {"flow": self.lease.flow, "topic": route.key[0], "partition": route.key[1], "action": desired.action}
-        try:
-            done = resolve(route, desired, self._target, self._source_brokers)
-        except (ConnectionLost, BrokerError) as error:
-            log.warning("fault.postponed", **place, detail=error.message)
-            return False
-        if done:
-            self._touched[route.key] = route
-            log.info("fault.resolved", **place)
-        return True
 
     def _undone(self, orders: Orders) -> list[tuple[Route, Desired]]:
         """The faults about which a person has decided, and that still stand."""

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from eomirror.errors import Reason
-
 from .cluster import Cluster
 from .fleet import both_versions
 from .process import Background, Eomirror
@@ -20,24 +18,17 @@ from .promise import (
     Loading,
     assert_promise,
     catch_up,
-    configured,
-    contents,
     ends,
-    faults,
     lane_states,
     log_events,
     positions,
     wait_until,
 )
-from .repair import repair
+from .repair import goes_on, recovers
 
 pytestmark = both_versions
 
 Topics = dict[str, int]
-
-# A broker that dies between the answer to EndTxn and the writing of a marker loses the marker (KAFKA-20734). A single
-# broker has no replica that knows better, so these tests meet it now and then, and repair it as the handbook says.
-REPAIRS = 5
 
 
 @pytest.fixture
@@ -52,37 +43,6 @@ def topics(source: Cluster, name: str) -> Topics:
 def pending(config: Path) -> int:
     """Records that are mirrored and not yet in the ledger."""
     return sum(position.pending.records for position in positions(config).values())
-
-
-def recovers(eomirror: Eomirror, config: Path, source: Cluster, target: Cluster, topics: Topics) -> None:
-    """The flow goes on after the target's broker died, and everything is equal. Lost markers are written by hand.
-
-    Where the lost marker is that of the lane's own checkpoint or ledger, the flow is refused by that name; then the
-    target holds a beginning of the source, exactly once.
-    """
-    for _ in range(REPAIRS):
-        run = eomirror("run", "--until-caught-up", config=config)
-        if run.code == 0:
-            assert_promise(eomirror, config, source, target, topics)
-            return
-        run.expect(7)
-        if "the partition lacks its marker" in run.stderr:
-            assert f"__eomirror.{configured(config).flows[0].name}." in run.stderr
-            assert_beginning(source, target, topics)
-            return
-        lost = faults(config)
-        assert set(lost.values()) == {Reason.MARKER_LOST}, run.stderr
-        for place in lost:
-            repair(config, target, place)
-    raise AssertionError(f"not repaired in {REPAIRS} rounds")
-
-
-def assert_beginning(source: Cluster, target: Cluster, topics: Topics) -> None:
-    """What a read_committed reader gets from each target partition is how the source begins."""
-    theirs = contents(target, topics, stable_only=True)
-    for place, records in contents(source, topics).items():
-        there = [content for _, content in theirs[place]]
-        assert there == [content for _, content in records][: len(there)]
 
 
 def at_work(run: Background, target: Cluster, topics: Topics, least: int = 200) -> None:
@@ -172,17 +132,7 @@ def test_a_broker_is_killed_and_comes_back(
     victim.kill()
     time.sleep(1)
     victim.restart()
-    goal = sum(p.next_offset for p in positions(config).values()) + 50
-    load(topics, 100)  # after the goal is set: what was there before may be mirrored by now
-    wait_until(
-        lambda: not run.running or faults(config) or sum(p.next_offset for p in positions(config).values()) > goal,
-        60,
-        "it goes on by itself",
-    )
-    run.term()
-    ended = run.wait(30)
-    refused = "the partition lacks its marker" in ended.stderr  # that of a lane's own partition
-    ended.expect(7 if refused else 0)
+    goes_on(run, config, lambda: load(topics, 100))
     recovers(eomirror, config, source, target, topics)
 
 
