@@ -19,7 +19,6 @@ from confluent_kafka import Consumer
 from integration import oracle
 from integration.cluster import Cluster
 
-from .prepare import PARTITIONS
 from .segments import Compared, Hashes, Log, LogError, Marker, content
 
 TAIL = 500  # offsets at the end of each partition that a consumer reads
@@ -61,9 +60,9 @@ def read_source(cluster: Cluster, topic: str, header: tuple[str, str] | None = N
         log = _log(cluster, topic, partition)
         return log, log.hashes(encoded)
 
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(read, range(PARTITIONS)))
     stable = cluster.end_offsets(topic, committed=True)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(read, sorted(stable)))
     for partition, (log, _) in enumerate(found):
         if log.stable != stable[partition]:
             raise LogError(f"{topic}[{partition}]: files end at {log.stable}, the broker says {stable[partition]}")
@@ -88,7 +87,7 @@ def compare(prepared: Prepared, cluster: Cluster, wanted: Sequence[Sequence[int]
         return log, log.compare(prepared.hashes[partition], [moment[partition] for moment in wanted])
 
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(read, range(PARTITIONS)))
+        found = list(pool.map(read, range(len(prepared.hashes))))
     wrong = []
     for partition, (log, compared) in enumerate(found):
         place = f"{prepared.topic}[{partition}]"

@@ -19,7 +19,6 @@ from integration.cluster import ROOT, tethered
 
 from . import check
 from .measure import Sample, Window, histogram, percentile, series, window
-from .prepare import PARTITIONS
 from .rounds import MARKER_BYTES, START_SECONDS, Pair, Timing, commits, costs, marker_count, samples
 from .scenarios import Scenario
 from .systems import Running, System
@@ -143,16 +142,17 @@ def stream(pair: Pair, scenario: Scenario, system: System, label: str) -> Iterat
     """Starts everything, waits until records arrive; at the end nothing of it is left running."""
     topic = f"live-{label}"
     task = pair.task(scenario, topic, label)
-    pair.source.create_topic(topic, PARTITIONS)
+    pair.source.create_topic(topic, scenario.data.partitions)
     running = system.start(task)
-    watch = Watch(running, pair.source, pair.target, topic, LOOK_SECONDS)
+    watch = Watch(running, pair.source, pair.target, topic, scenario.data.partitions, LOOK_SECONDS)
     parts: list[Part] = []
     try:
-        where = ("--bootstrap", pair.source.bootstrap, "--topic", topic)
+        what = ("--topic", topic, "--partitions", str(scenario.data.partitions))
+        where = ("--bootstrap", pair.source.bootstrap, *what)
         parts.append(Part("produce", *where, "--rate", str(scenario.rate)))
         watch.wait_visible(START_SECONDS)
         out = task.folder / "arrivals"
-        where = ("--bootstrap", pair.target.bootstrap, "--topic", topic)
+        where = ("--bootstrap", pair.target.bootstrap, *what)
         parts.append(Part("consume", *where, "--out", str(out)))
         live = Live(pair, topic, running, watch, parts[1], out, {}, parts[0])
         watch.helpers += [part.pid for part in parts]

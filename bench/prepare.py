@@ -26,7 +26,6 @@ from integration.cluster import Cluster
 from .batches import HEADER, lz4_frame, varint
 from .segments import Template, fill
 
-PARTITIONS = 4
 EPOCH_MS = 1_700_000_000_000
 TEMPLATE_BYTES = 24 << 20  # of batches that are written again and again, each time with other timestamps
 CODECS = {"none": 0, "lz4": 3, "zstd": 4}
@@ -43,6 +42,7 @@ class Data:
     codec: str = "none"
     headers: bool = True
     aborted_tenths: int = 0  # of its transactions; 0: no transactions
+    partitions: int = 4
 
     def log_bytes(self, records: int) -> int:
         """About what so many records take on disk."""
@@ -54,6 +54,8 @@ class Data:
         parts.insert(1, "two headers" if self.headers else "no headers")
         if self.aborted_tenths:
             parts.append(f"{self.aborted_tenths}0 % of the transactions aborted")
+        if self.partitions != Data.partitions:
+            parts.append(f"{self.partitions} partitions")
         return ", ".join(parts)
 
 
@@ -103,14 +105,14 @@ def templates(data: Data) -> list[Template]:
 
 def plant(cluster: Cluster, topic: str, data: Data, records: int) -> None:
     """Creates a topic with so many records. The broker is restarted for it."""
-    cluster.create_topic(topic, PARTITIONS)
+    cluster.create_topic(topic, data.partitions)
     cluster.stop()
     made = templates(data)
-    for partition in range(PARTITIONS):
+    for partition in range(data.partitions):
         folder = cluster.log_dir / f"{topic}-{partition}"
         # Partitions begin at another batch and in another second, so none has a record of another one.
-        first = partition * len(made) // PARTITIONS
-        fill(folder, made, first, records // PARTITIONS, EPOCH_MS + partition * 86_400_000 * 365)
+        first = partition * len(made) // data.partitions
+        fill(folder, made, first, records // data.partitions, EPOCH_MS + partition * 86_400_000 * 365)
     cluster.restart()
 
 
@@ -139,7 +141,7 @@ class _Writer(threading.Thread):
         self._link: Connection = self._brokers.dial(address)
         self._data, self._made, self._share, self._goal = data, made, share, goal
         self._producer_id, self._epoch = -1, -1
-        self._numbers = {partition: partition * len(made) // PARTITIONS for partition in share}
+        self._numbers = {partition: partition * len(made) // data.partitions for partition in share}
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -245,11 +247,11 @@ def _expect(code: Any, what: str) -> None:
 
 def produce_transactions(cluster: Cluster, topic: str, data: Data, records: int) -> None:
     """Creates a topic and writes at least so many committed records, and the aborted ones between them."""
-    cluster.create_topic(topic, PARTITIONS)
+    cluster.create_topic(topic, data.partitions)
     made = templates(data)
-    shares = [list(range(PARTITIONS))[number::WRITERS] for number in range(WRITERS)]
+    shares = [list(range(data.partitions))[number::WRITERS] for number in range(WRITERS)]
     writers = [
-        _Writer(cluster, topic, data, made, f"bench.{topic}.{number}", share, records // PARTITIONS)
+        _Writer(cluster, topic, data, made, f"bench.{topic}.{number}", share, records // data.partitions)
         for number, share in enumerate(shares)
     ]
     for writer in writers:

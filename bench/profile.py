@@ -96,7 +96,7 @@ def _at_work(pair: Pair, scenario: Scenario, seconds: float) -> Iterator[int]:
         return
     prepare(pair.source, "orders", scenario.data, round(scenario.rate * (WARM_UP + seconds)))
     running = system.start(pair.task(scenario, "orders", scenario.name))
-    watch = Watch(running, pair.source, pair.target, "orders", 1.0)
+    watch = Watch(running, pair.source, pair.target, "orders", scenario.data.partitions, 1.0)
     try:
         watch.wait_visible(START_SECONDS)
         time.sleep(WARM_UP)

@@ -81,7 +81,7 @@ class Pair:
 def rehearse(pair: Pair, scenario: Scenario, system: System, topic: str, seconds: float) -> None:
     """Lets the brokers' JVMs compile what the system asks of them; nothing is measured. Raises Failed."""
     running = system.start(pair.task(scenario, topic, "rehearsal"))
-    watch = Watch(running, pair.source, pair.target, topic)
+    watch = Watch(running, pair.source, pair.target, topic, scenario.data.partitions)
     try:
         watch.wait_until(watch.wait_visible(START_SECONDS) + seconds, lambda _: False)
     finally:
@@ -95,7 +95,7 @@ def throughput(
     """Figures of one round, or {"wrong": why there are none}."""
     task = pair.task(scenario, prepared.topic, label)
     running = system.start(task)
-    watch = Watch(running, pair.source, pair.target, prepared.topic)
+    watch = Watch(running, pair.source, pair.target, prepared.topic, scenario.data.partitions)
     try:
         startup = watch.wait_visible(START_SECONDS)
         ends = startup + timing.of(system) + timing.seconds + SLACK_SECONDS

@@ -139,6 +139,15 @@ SCENARIOS = (
         overlays=("latency",),
     ),
     Scenario(
+        "partitions",
+        "1000 records/s over 1000 partitions",
+        "latency",
+        Data(218, 1, partitions=1000),
+        1_000,
+        ONCE,
+        overlays=("latency",),
+    ),
+    Scenario(
         "recovery",
         "killed at 1000 records/s and started again at once",
         "recovery",

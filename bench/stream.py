@@ -25,8 +25,6 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from .prepare import PARTITIONS
-
 TICK = 0.001  # seconds; more than one record of a faster stream is sent at each
 VALUE_BYTES = 165  # with key and headers: 218 bytes a record
 TELL_SECONDS = 0.05
@@ -43,7 +41,7 @@ def _until_closed() -> threading.Event:
     return closed
 
 
-def produce(bootstrap: str, topic: str, rate: int) -> dict[str, Any]:
+def produce(bootstrap: str, topic: str, partitions: int, rate: int) -> dict[str, Any]:
     """Sends at that rate (records/s) until stdin is closed: linger 0, acks 1. Returns what it did."""
     failed: list[str] = []
 
@@ -78,7 +76,7 @@ def produce(bootstrap: str, topic: str, rate: int) -> dict[str, Any]:
         late = max(late, (due - sent) / rate - TICK)
         while sent < due:
             value = struct.pack(">qq", time.monotonic_ns(), sent) + filler[sent % 64]
-            producer.produce(topic, value, b"%08d" % (sent % 10**8), sent % PARTITIONS, headers=headers)
+            producer.produce(topic, value, b"%08d" % (sent % 10**8), sent % partitions, headers=headers)
             sent += 1
         producer.poll(0)
     seconds = time.monotonic() - began
@@ -86,7 +84,7 @@ def produce(bootstrap: str, topic: str, rate: int) -> dict[str, Any]:
     return {"sent": sent, "seconds": seconds, "late_ms": late * 1000, "failed": len(failed) + unsent}
 
 
-def consume(bootstrap: str, topic: str, out: Path) -> None:
+def consume(bootstrap: str, topic: str, partitions: int, out: Path) -> None:
     """Reads the topic from its beginning until stdin is closed."""
     consumer = Consumer(
         {
@@ -100,7 +98,7 @@ def consume(bootstrap: str, topic: str, out: Path) -> None:
             "log_level": 0,
         }
     )
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
     closed = _until_closed()
     arrivals = array("q")
     gc.disable()
@@ -130,13 +128,14 @@ def main() -> int:
     parser.add_argument("part", choices=("produce", "consume"))
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--topic", required=True)
+    parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--rate", type=int, default=1000, help="records/s")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.part == "produce":
-        print(json.dumps(produce(given.bootstrap, given.topic, given.rate)), flush=True)
+        print(json.dumps(produce(given.bootstrap, given.topic, given.partitions, given.rate)), flush=True)
     else:
-        consume(given.bootstrap, given.topic, given.out)
+        consume(given.bootstrap, given.topic, given.partitions, given.out)
     return 0
 
 

@@ -12,7 +12,6 @@ from confluent_kafka import KafkaException
 from integration.cluster import Cluster, ClusterError
 
 from .measure import busy, processes, usage
-from .prepare import PARTITIONS
 from .systems import Running
 
 
@@ -61,11 +60,14 @@ class Growth:
 class Watch:
     """Looks again and again, in a thread of its own, from the start of the replicator to `stop`."""
 
-    def __init__(self, running: Running, source: Cluster, target: Cluster, topic: str, interval: float = 0.1) -> None:
+    def __init__(
+        self, running: Running, source: Cluster, target: Cluster, topic: str, partitions: int, interval: float = 0.1
+    ) -> None:
         self.seen: list[Seen] = []
         self.peak = 0  # of the replicator's tree, resident bytes
         self.helpers: list[int] = []  # processes of this benchmark, which are nobody's load
         self._running, self._source, self._target, self._topic = running, source, target, topic
+        self._partitions = partitions
         self._interval = interval
         self.began = time.monotonic()  # the same clock as the moments of a stream
         self._stopping = threading.Event()
@@ -102,12 +104,12 @@ class Watch:
             self._exists = self._topic in self._target.topics()
         if self._exists:
             try:
-                offsets = self._target.end_offsets(self._topic, committed=True, partitions=PARTITIONS)
-                return tuple(offsets[partition] for partition in range(PARTITIONS))
+                offsets = self._target.end_offsets(self._topic, committed=True, partitions=self._partitions)
+                return tuple(offsets[partition] for partition in range(self._partitions))
             except KafkaException:
                 if self.seen and self.seen[-1].visible:
                     raise
-        return (0,) * PARTITIONS
+        return (0,) * self._partitions
 
     def now(self) -> float:
         """Seconds since the replicator was started."""

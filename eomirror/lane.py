@@ -25,6 +25,7 @@ from eomirror.brokers import Brokers, Metadata
 from eomirror.checkpoint import InternalTopics, LaneState, Lookout
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Fenced, Reason, Refused, Rewind
 from eomirror.faults import carry_out, tell
+from eomirror.feed import Reading
 from eomirror.identity import Identity
 from eomirror.model import LaneView, Lease, Orders, Receipt, RouteKey
 from eomirror.pacing import Pace, Pacing
@@ -32,7 +33,7 @@ from eomirror.quarantine import Quarantine, needed
 from eomirror.records import Desired, LaneRecord
 from eomirror.route import Route
 from eomirror.settlement import Settlement, announcement, opening_head, settlement
-from eomirror.source import Block, Reading, Source
+from eomirror.source import Block, Source
 from eomirror.succession import Succession
 from eomirror.transaction import Transactions
 from eomirror.units import wall_ms

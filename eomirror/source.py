@@ -7,20 +7,18 @@ cured by waiting (a gap, a re-created or truncated topic) is told as Faulted, ne
 
 from __future__ import annotations
 
-import datetime
 import random
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from eomirror import _fastpath
-from eomirror.brokers import EARLIEST, LATEST, LEADERSHIP_CODES, READ_COMMITTED, Brokers, Metadata, topic_uuid
+from eomirror.brokers import EARLIEST, LATEST, LEADERSHIP_CODES, Brokers, Metadata
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Reason, error_name
+from eomirror.feed import SESSION_CODES, Feed, Poll, Reading
 from eomirror.model import RouteKey
-from eomirror.wire import FETCH, Connection
 
 POLL_SECONDS: Final = 0.5
 GATHER_SECONDS: Final = 0.1  # the longest that records of one broker wait for those of another
-PARTITION_MAX_BYTES: Final = 4 * 1024 * 1024
 BACKOFF_SECONDS: Final = (0.05, 5.0)
 # A topic that a broker does not know may have been created a moment ago; after this long it is gone.
 DELETED_SECONDS: Final = 15.0
@@ -29,33 +27,6 @@ METADATA_SECONDS: Final = 60.0
 OFFSET_OUT_OF_RANGE: Final = 1
 UNKNOWN_TOPIC_ID: Final = 100
 INCONSISTENT_TOPIC_ID: Final = 103
-
-
-class Reading:
-    """Where the reading of one partition stands: ahead of the checkpoint by what is on its way."""
-
-    __slots__ = (
-        "epoch",
-        "has_more",
-        "high_watermark",
-        "key",
-        "offset",
-        "stable",
-        "topic_id",
-        "trouble",
-        "trouble_since",
-    )
-
-    def __init__(self, key: RouteKey, topic_id: str, offset: int, epoch: int | None) -> None:
-        self.key = key
-        self.topic_id = topic_id
-        self.offset = offset  # next to fetch
-        self.epoch = epoch  # leader epoch of the last batch before offset, None if unknown
-        self.stable: int | None = None  # last stable offset of the newest answer
-        self.high_watermark: int | None = None
-        self.has_more = False  # the newest answer of its broker brought records, but left some of this partition
-        self.trouble: str | None = None
-        self.trouble_since: float | None = None
 
 
 class Part:
@@ -82,27 +53,6 @@ class Block:
         self.parts = parts
 
 
-class _Poll:
-    """The fetch that is under way at one broker: partitions and the offsets that were asked for."""
-
-    __slots__ = ("asked", "connection", "deadline", "rests", "waits")
-
-    def __init__(
-        self,
-        connection: Connection,
-        asked: dict[tuple[bytes, int], tuple[Reading, int]],
-        deadline: float,
-        *,
-        waits: bool,
-        rests: int,
-    ) -> None:
-        self.connection = connection
-        self.asked = asked
-        self.deadline = deadline
-        self.waits = waits  # at the broker, for the first record; otherwise it is answered at once
-        self.rests = rests  # of the source, when it was sent
-
-
 class Source:
     """Reads the partitions of one lane. Used by one thread."""
 
@@ -115,16 +65,14 @@ class Source:
         self.faults: list[Faulted] = []
         self._leaders: dict[RouteKey, int] = {}
         self._preferred: dict[RouteKey, int] = {}
-        self._links: dict[int, Connection] = {}
-        self._polls: dict[int, _Poll] = {}
-        self._resume_at: dict[int, float] = {}  # by node: not before, after a failure
-        self._failures: dict[int, int] = {}
+        self._feeds: dict[int, Feed] = {}  # by node
+        self._homeless: list[Reading] = []  # without a leader
+        self._is_moved = True  # partitions are to be handed out to feeds anew
         self._metadata_due = 0.0
         self._metadata_failures = 0
         self._unknown_since: dict[RouteKey, float] = {}
         self._learnt = False  # where a partition ends, which was not known before
         self._rests = 0
-        self._quiet: dict[int, int] = {}  # by node: the last rest after which it had nothing
 
     # --- what to read
 
@@ -136,16 +84,19 @@ class Source:
         self._preferred.clear()
         self._unknown_since.clear()
         self._drop_polls()
+        self._is_moved = True
         self._metadata_due = 0.0
 
     def stop(self, key: RouteKey) -> None:
         """Stop reading one partition; an answer under way for it is dropped."""
         self.readings.pop(key, None)
         self._leaders.pop(key, None)
+        self._is_moved = True
 
     def reread(self, reading: Reading) -> None:
         """Read a partition from here on; an answer under way for it is dropped."""
         self.readings[reading.key] = reading
+        self._is_moved = True
 
     def caught_up(self, key: RouteKey) -> bool:
         """Everything committed that the newest answer told of has been handed out."""
@@ -155,14 +106,16 @@ class Source:
     @property
     def behind(self) -> bool:
         """The newest answers left records at the source."""
-        return any(reading.has_more for reading in self.readings.values())
+        self._hand_out()
+        return any(feed.behind for feed in self._feeds.values())
 
     @property
     def may_rest(self) -> bool:
         """Every partition has answered, and none has more; those in trouble do not count."""
-        return not any(
-            reading.has_more or (reading.stable is None and reading.trouble is None)
-            for reading in self.readings.values()
+        self._hand_out()
+        return not (
+            any(feed.behind or feed.unheard for feed in self._feeds.values())
+            or any(reading.is_unheard for reading in self._homeless)
         )
 
     def rested(self) -> None:
@@ -171,10 +124,8 @@ class Source:
 
     def close(self) -> None:
         """Close all connections; answers under way are dropped."""
-        self._drop_polls()
-        for link in self._links.values():
-            link.close()
-        self._links.clear()
+        for feed in self._feeds.values():
+            feed.close()
         self._brokers.close()
 
     # --- reading
@@ -191,16 +142,16 @@ class Source:
             self._look_for_leaders()
             self._send_polls()
             now = self._network.now()
-            if self._polls and not self.faults:
+            if self._asked() and not self.faults:
                 block = self._first(self._pause(deadline))
                 if block is not None:
                     self._learnt = False
                     return block
             elif not self.faults:
                 self._network.sleep(self._pause(deadline))
-            for node, poll in list(self._polls.items()):
+            for feed, poll in self._asked():
                 if self._network.now() >= poll.deadline:
-                    self._lost(node, ConnectionLost(f"{poll.connection.address}: no answer to a fetch"))
+                    self._lost(feed, ConnectionLost(f"{poll.connection.address}: no answer to a fetch"))
             if self._learnt or self.faults or self._network.now() >= deadline or now >= deadline:
                 self._learnt = False
                 return None
@@ -211,8 +162,8 @@ class Source:
         if ask:
             self._send_polls(at_once=True)
         deadline = self._network.now() + GATHER_SECONDS
-        while self._polls:
-            is_coming = not all(poll.waits for poll in self._polls.values())
+        while asked := self._asked():
+            is_coming = not all(poll.waits for _, poll in asked)
             left = deadline - self._network.now() if is_coming else 0.0
             block = self._first(max(left, 0.0))
             if block is not None or left <= 0.0:
@@ -221,67 +172,72 @@ class Source:
 
     def _first(self, timeout: float) -> Block | None:
         """The first block among the answers that are there, waiting for one at most `timeout` seconds."""
-        nodes = {id(p.connection.socket): node for node, p in self._polls.items()}
-        for ready in self._network.wait([p.connection.socket for p in self._polls.values()], timeout):
-            block = self._receive(nodes[id(ready)])
+        asked = {id(poll.connection.socket): (feed, poll) for feed, poll in self._asked()}
+        for ready in self._network.wait([poll.connection.socket for _, poll in asked.values()], timeout):
+            feed, poll = asked[id(ready)]
+            block = self._receive(feed, poll) if feed.poll is poll else None
             if block is not None:
                 return block
         return None
 
     def _pause(self, deadline: float) -> float:
         """How long to wait for an answer: until the deadline, or until something else is due."""
-        due = [deadline, self._metadata_due, *self._resume_at.values(), *(p.deadline for p in self._polls.values())]
+        due = [deadline, self._metadata_due]
+        due += [feed.resume_at for feed in self._feeds.values() if feed.readings and feed.resume_at > 0.0]
+        due += [poll.deadline for _, poll in self._asked()]
         return max(min(due) - self._network.now(), 0.0)
 
-    def _receive(self, node: int) -> Block | None:
-        poll = self._polls.pop(node)
+    def _receive(self, feed: Feed, poll: Poll) -> Block | None:
+        feed.poll = None
+        address = poll.connection.address
         try:
             version, frame = poll.connection.receive_frame(self._brokers.deadline())
             answer = _fastpath.fetch_response(frame, version)
         except ConnectionLost as error:
-            self._lost(node, error)
+            self._lost(feed, error)
             return None
         except _fastpath.FrameError as error:
-            self._lost(node, ConnectionLost(f"{poll.connection.address}: Fetch response cannot be read: {error}"))
+            self._lost(feed, ConnectionLost(f"{address}: Fetch response cannot be read: {error}"))
+            return None
+        if answer.error_code in SESSION_CODES:
+            feed.lose_session()
+            self._hold_back(feed)
             return None
         if answer.error_code != 0:
-            self._lost(node, ConnectionLost(f"{poll.connection.address}: Fetch: {error_name(answer.error_code)}"))
+            self._lost(feed, ConnectionLost(f"{address}: Fetch: {error_name(answer.error_code)}"))
             return None
-        self._failures.pop(node, None)
+        if not all((part.topic_id, part.partition) in poll.asked for part in answer.partitions):
+            self._lost(feed, ConnectionLost(f"{address}: Fetch answered what was not asked"))
+            return None
+        feed.failures = 0
         parts = []
         for part in answer.partitions:
-            known = poll.asked.get((part.topic_id or b"", part.partition))
-            if known is None:
-                self._lost(node, ConnectionLost(f"{poll.connection.address}: Fetch answered what was not asked"))
-                return None
-            reading, asked = known
+            reading, asked = poll.asked[part.topic_id or b"", part.partition]
             if self.readings.get(reading.key) is not reading or reading.offset != asked:
+                feed.begin_anew()  # or it would not tell the same again
                 continue  # stopped or moved since the fetch was sent
-            if self._accept(node, reading, part) and part.end > part.start:
+            if self._accept(feed, reading, part) and part.end > part.start:
                 # Offset and epoch together: an older epoch beside a newer offset would look like a truncated log.
                 # A part that does not advance is handed out too: packing tells a cut batch from a corrupt one.
                 following, epoch = _fastpath.next_offset(frame, part.start, part.end, reading.offset)
                 parts.append(Part(reading.key, reading.offset, part))
                 if following > reading.offset:
                     reading.offset, reading.epoch = following, epoch
+            if reading.feed is not None:
+                reading.feed.note(reading)
+        feed.answered(poll, answer, [self.readings[part.key].place for part in parts])
         if answer.throttle_ms > 0:
             # The broker has muted this connection for that long; asking again only fills its queue.
-            self._resume_at[node] = self._network.now() + answer.throttle_ms / 1000
-        self._rotate([r.key for r, _ in poll.asked.values()])
-        if parts or answer.throttle_ms == 0:
-            for reading, _ in poll.asked.values():
-                # An answer without any record had nothing to give, wherever the log ends.
-                is_left = reading.stable is not None and reading.offset < reading.stable
-                reading.has_more = bool(parts) and is_left and reading.trouble is None
+            feed.resume_at = self._network.now() + answer.throttle_ms / 1000
         if not parts and poll.rests == self._rests:
-            self._quiet[node] = self._rests
+            feed.quiet = self._rests
         if self.behind:
             self._send_polls()
-        elif parts and poll.rests != self._rests:
-            self._send_polls(node, at_once=True)
+        elif poll.rests != self._rests:
+            self._send_polls(feed, at_once=True)
         return Block(frame, parts) if parts else None
 
-    def _accept(self, node: int, reading: Reading, part: _fastpath.FetchedPartition) -> bool:
+    def _accept(self, feed: Feed, reading: Reading, part: _fastpath.FetchedPartition) -> bool:
         """Judge one partition of an answer; True if its records may be used."""
         code = part.error_code
         if code == 0 and part.diverging is not None:
@@ -300,22 +256,21 @@ class Source:
             reading.high_watermark = part.high_watermark
             reading.trouble = reading.trouble_since = None
             if part.preferred_read_replica >= 0:
-                self._preferred[reading.key] = part.preferred_read_replica
+                self._prefer(reading.key, part.preferred_read_replica)
                 return False
             return True
         if code == OFFSET_OUT_OF_RANGE:
-            if self._preferred.pop(reading.key, None) == node and self._leaders.get(reading.key) != node:
+            if self._prefer(reading.key, None) == feed.node and self._leaders.get(reading.key) != feed.node:
                 return False  # a follower may lag behind; only the leader's word counts
             self._out_of_range(reading)
             return False
         self._trouble(reading, error_name(code))
-        self._preferred.pop(reading.key, None)
+        self._prefer(reading.key, None)
         if code in LEADERSHIP_CODES or code in (UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID):
-            self._leaders.pop(reading.key, None)
+            self._lead(reading.key, None)
             self._metadata_soon()
         else:
-            self._resume_at[node] = self._network.now() + self._backoff(self._failures.get(node, 0))
-            self._failures[node] = self._failures.get(node, 0) + 1
+            self._hold_back(feed)
         return False
 
     def _out_of_range(self, reading: Reading) -> None:
@@ -348,7 +303,7 @@ class Source:
         else:
             # It has our offset now: whoever answered was not up to date. Not asked again at once, though.
             self._trouble(reading, error_name(OFFSET_OUT_OF_RANGE))
-            self._leaders.pop(reading.key, None)
+            self._lead(reading.key, None)
             self._metadata_soon()
 
     def _fault(self, reading: Reading, reason: Reason, detail: str, next_offset: int | None = None) -> None:
@@ -359,97 +314,80 @@ class Source:
 
     def _trouble(self, reading: Reading, cause: str) -> None:
         reading.trouble = cause
-        reading.has_more = False
+        if reading.feed is not None:
+            reading.feed.drop(reading)
         if reading.trouble_since is None:
             reading.trouble_since = self._network.now()
 
     # --- asking
 
-    def _rotate(self, served: list[RouteKey]) -> None:
-        """What was just asked for goes to the end: a broker fills its answer in the order of the request, and only the
-        first partition is sure to get a whole batch."""
-        for key in served[: max(1, len(served) // 2)]:
-            reading = self.readings.pop(key, None)
-            if reading is not None:
-                self.readings[key] = reading
+    def _asked(self) -> list[tuple[Feed, Poll]]:
+        """Where a fetch is under way."""
+        return [(feed, feed.poll) for feed in self._feeds.values() if feed.poll is not None]
 
-    def _send_polls(self, only: int | None = None, *, at_once: bool = False) -> None:
-        """Ask every broker that is not asked yet, or only one; `at_once`, for what it has now."""
-        now = self._network.now()
-        self._resume_at = {n: at for n, at in self._resume_at.items() if at > now}
-        by_node: dict[int, list[Reading]] = {}
-        nodes = set()
+    def _hand_out(self) -> None:
+        """Every partition to the feed of its leader, or of the replica that its leader prefers us to read."""
+        if not self._is_moved:
+            return
+        self._is_moved = False
+        self._homeless = []
+        shares: dict[int, list[Reading]] = {node: [] for node in self._feeds}
         for reading in self.readings.values():
             leader = self._leaders.get(reading.key)
-            node = self._preferred.get(reading.key, leader) if leader is not None else None
-            if node is None:
+            if leader is None:
+                reading.feed = None
+                self._homeless.append(reading)
                 continue
-            nodes.add(node)
-            if only in (None, node) and node not in self._polls and node not in self._resume_at:
-                by_node.setdefault(node, []).append(reading)
-        for node, readings in by_node.items():
+            node = self._preferred.get(reading.key, leader)
+            reading.feed = self._feeds.setdefault(node, Feed(node))
+            shares.setdefault(node, []).append(reading)
+        for node, share in shares.items():
+            self._feeds[node].hand(share)
+
+    def _send_polls(self, only: Feed | None = None, *, at_once: bool = False) -> None:
+        """Ask every broker that is not asked yet, or only one; `at_once`, for what it has now."""
+        self._hand_out()
+        now = self._network.now()
+        sharing = sum(bool(feed.readings) for feed in self._feeds.values())
+        for feed in self._feeds.values():
+            if not feed.readings or feed.poll is not None or feed.resume_at > now or only not in (None, feed):
+                continue
+            feed.resume_at = 0.0
+            # Asked for what it has now: who has not said yet where it ends, unless it was in trouble, and one of
+            # several brokers until it had nothing, for what the others have waits for it.
+            is_awaited = at_once or (sharing > 1 and feed.quiet != self._rests)
+            waits = not feed.unheard and not is_awaited
             try:
-                link = self._links.get(node)
-                if link is None:
-                    link = self._links[node] = self._brokers.dial(self._brokers.address(node))
-                # Asked for what it has now: who has not said yet where it ends, unless it was in trouble, and one of
-                # several brokers until it had nothing, for what the others have waits for it.
-                is_known = all(r.stable is not None or r.trouble is not None for r in readings)
-                is_awaited = at_once or (len(nodes) > 1 and self._quiet.get(node) != self._rests)
-                waits = is_known and not is_awaited
-                link.send(self._request(link, readings, POLL_SECONDS if waits else 0.0))
+                link = feed.link = feed.link or self._brokers.dial(self._brokers.address(feed.node))
+                asked = feed.ask(link, POLL_SECONDS if waits else 0.0, self._max_bytes, self._rack)
             except ConnectionLost as error:
-                self._lost(node, error)
+                self._lost(feed, error)
                 continue
-            asked = {(bytes.fromhex(r.topic_id), r.key[1]): (r, r.offset) for r in readings}
             deadline = self._brokers.deadline(POLL_SECONDS + 15.0)
-            self._polls[node] = _Poll(link, asked, deadline, waits=waits, rests=self._rests)
+            feed.poll = Poll(link, asked, deadline, waits=waits, rests=self._rests)
 
-    def _request(self, link: Connection, readings: list[Reading], wait: float) -> Any:
-        module = link.module(FETCH)
-        topics: dict[str, list[Any]] = {}
-        for r in readings:
-            topics.setdefault(r.topic_id, []).append(
-                module.FetchPartition(
-                    partition=r.key[1],
-                    fetch_offset=r.offset,
-                    # With the epoch of the last batch read, a log that was truncated below us is told, not read past.
-                    last_fetched_epoch=-1 if r.epoch is None else r.epoch,
-                    partition_max_bytes=min(PARTITION_MAX_BYTES, self._max_bytes),
-                )
-            )
-        return module.FetchRequest(
-            max_wait=datetime.timedelta(seconds=wait),
-            min_bytes=1,
-            max_bytes=self._max_bytes,
-            isolation_level=READ_COMMITTED,
-            topics=tuple(module.FetchTopic(topic_id=topic_uuid(t), partitions=tuple(p)) for t, p in topics.items()),
-            forgotten_topics_data=(),
-            rack_id=self._rack,
-        )
+    def _hold_back(self, feed: Feed) -> None:
+        """Not asked again at once."""
+        feed.resume_at = self._network.now() + self._backoff(feed.failures)
+        feed.failures += 1
 
-    def _lost(self, node: int, error: ConnectionLost) -> None:
+    def _lost(self, feed: Feed, error: ConnectionLost) -> None:
         """A connection broke: what was asked there is asked again, after a pause, of whoever leads then."""
-        link = self._links.pop(node, None)
-        if link is not None:
-            link.close()
-        self._polls.pop(node, None)
-        failures = self._failures[node] = self._failures.get(node, 0) + 1
-        self._resume_at[node] = self._network.now() + self._backoff(failures)
-        self._quiet.pop(node, None)
+        feed.close()
+        feed.failures += 1
+        feed.resume_at = self._network.now() + self._backoff(feed.failures)
+        feed.quiet = None
         for reading in self.readings.values():
-            if self._preferred.get(reading.key) == node:
-                reading.has_more = False
-            if self._leaders.get(reading.key) == node:
+            if self._leaders.get(reading.key) == feed.node:
                 self._trouble(reading, error.message)
-        self._preferred = {k: n for k, n in self._preferred.items() if n != node}
+            if self._preferred.get(reading.key) == feed.node:
+                self._prefer(reading.key, None)
         self._metadata_soon()
 
     def _drop_polls(self) -> None:
         """Answers come in order, so a connection with an answer under way that nobody wants is closed."""
-        for node in list(self._polls):
-            self._polls.pop(node)
-            self._links.pop(node).close()
+        for feed, _ in self._asked():
+            feed.close()
 
     # --- leaders
 
@@ -495,8 +433,7 @@ class Source:
             return
         if topic in metadata.unknown or (described is not None and partition not in described.partitions):
             since = self._unknown_since.setdefault(reading.key, now)
-            self._leaders.pop(reading.key, None)
-            reading.has_more = False
+            self._lead(reading.key, None)
             if now - since >= DELETED_SECONDS:
                 self._fault(reading, Reason.SOURCE_DELETED, f"the source has had no such topic for {now - since:.0f} s")
             return
@@ -505,9 +442,22 @@ class Source:
         if leader is None:
             code = metadata.errors.get(topic)
             self._trouble(reading, "no leader" if code is None else error_name(code))
-            self._leaders.pop(reading.key, None)
-        else:
-            self._leaders[reading.key] = leader
+        self._lead(reading.key, leader)
+
+    def _lead(self, key: RouteKey, node: int | None) -> None:
+        if self._leaders.get(key) != node:
+            self._is_moved = True
+            self._leaders.pop(key, None)
+            if node is not None:
+                self._leaders[key] = node
+
+    def _prefer(self, key: RouteKey, node: int | None) -> int | None:
+        """Read it from there, or from its leader again. Returns what was preferred before."""
+        before = self._preferred.pop(key, None)
+        if node is not None:
+            self._preferred[key] = node
+        self._is_moved = self._is_moved or before != node
+        return before
 
     def _backoff(self, failures: int) -> float:
         least, most = BACKOFF_SECONDS

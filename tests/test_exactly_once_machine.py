@@ -20,6 +20,7 @@ from eomirror.identity import Identity
 from eomirror.transaction import Transactions
 from tests import lanes
 from tests.kafkamodel import ExactlyOnce, Faults, ModelCluster, ModelNetwork, Only, Owner, Script
+from tests.kafkamodel.sessions import SLOTS
 
 ROUTES = {"orders": 2, "events": 1}
 # The target's transactions: version 2; version 1; version 1 on brokers that append whatever has the right epoch.
@@ -36,8 +37,11 @@ _quiet = lanes.quiet
 class World:
     """Two clusters, a workload with aborted transactions, and owners that race for one lane."""
 
-    def __init__(self, kafka: str = "v2", *, max_epoch: int = 32767, max_send: int | None = None) -> None:
+    def __init__(
+        self, kafka: str = "v2", *, max_epoch: int = 32767, max_send: int | None = None, sessions: int = SLOTS
+    ) -> None:
         self.source = ModelCluster("source")
+        self.source.nodes[1].sessions.slots = sessions
         self.target = ModelCluster("target", max_epoch=max_epoch, **KAFKAS[kafka])
         # A connection delivers a request once. In version 1, where an EndTxn does not say which transaction it means,
         # a doubled one would end another; in version 2 it may even be doubled.
@@ -127,13 +131,13 @@ def test_two_owners_race_and_nothing_is_lost_doubled_or_reordered(
 
 
 @RACES
-@given(kafka=VERSIONS, choices=CHOICES, max_epoch=st.sampled_from([9, 32767]))
-def test_one_owner_goes_on_after_every_doubt(kafka: str, choices: Sequence[int], max_epoch: int) -> None:
-    world = World(kafka, max_epoch=max_epoch, max_send=200)
+@given(kafka=VERSIONS, choices=CHOICES, max_epoch=st.sampled_from([9, 32767]), sessions=st.sampled_from([0, 1, SLOTS]))
+def test_one_owner_goes_on_after_every_doubt(kafka: str, choices: Sequence[int], max_epoch: int, sessions: int) -> None:
+    world = World(kafka, max_epoch=max_epoch, max_send=200, sessions=sessions)
     world.write(2)
     with world.net as net:
         world.spawn("X", respawn=True)
-        faults = Faults(kills=3, breaks=6, duplicates=world.duplicates, time_outs=3)
+        faults = Faults(kills=3, breaks=6, duplicates=world.duplicates, time_outs=3, evictions=4)
         net.run(Script(choices, faults), until=world.mirror.complete)
         assert not unexpected(net)
         assert not [o for o in net.owners if isinstance(o.error, Fenced)]

@@ -22,7 +22,7 @@ LAYERS = (
     ("schemas", "security"),
     ("document", "records", "steps", "transform", "wire"),
     ("brokers", "decode", "dialect", "ledger", "model"),
-    ("blocked",),
+    ("blocked", "feed"),
     ("checkpoint", "compare", "config", "ends", "identity", "lag", "pacing", "reading", "route", "source"),
     ("answers", "clusters", "faults", "pinning", "shown"),
     ("transaction",),

@@ -11,7 +11,8 @@ import pytest
 
 from eomirror import _fastpath
 from eomirror.brokers import Brokers
-from eomirror.source import POLL_SECONDS, Reading, Source
+from eomirror.feed import Reading
+from eomirror.source import POLL_SECONDS, Source
 from eomirror.wire import Address
 from tests.kafkamodel import ModelCluster, ModelNetwork, Owner
 
@@ -128,7 +129,7 @@ def test_what_cannot_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_broker_over_its_quota_has_more_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = partial(SimpleNamespace, error_code=0, partitions=[])
+    empty = partial(SimpleNamespace, error_code=0, session_id=0, partitions=[])
     assert _after_the_first_answer(monkeypatch, partial(empty, throttle_ms=100))
     monkeypatch.undo()
     assert not _after_the_first_answer(monkeypatch, partial(empty, throttle_ms=0))

@@ -26,6 +26,7 @@ from .messages import (
 )
 from .questions import AT_ONCE, epoch_error, leading
 from .records import HEADER_SIZE, read_header
+from .sessions import Key
 
 Work = Generator[Wait, None, Any]
 
@@ -284,14 +285,17 @@ def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
         raise ModelError(f"Fetch v{request.version}: the model begins at v12")
     injected = cluster.injected_for(request.api, body)
     committed = body.isolation_level == 1
-    wanted = [
-        (asked, part, cluster.by_id(asked.topic_id) if request.version >= 13 else cluster.topics.get(asked.topic))
-        for asked in body.topics
-        for part in asked.partitions
-    ]
+    by_id = request.version >= 13
+    refused, session, asked = node.sessions.begin(body, lambda topic: topic.topic_id if by_id else topic.topic)
+    module = responses(FETCH, request.version)
+    if refused:
+        return make(module.FetchResponse, throttle_time=ZERO, error_code=refused, responses=())
+
+    def topic_of(place: Key) -> Topic | None:
+        return cluster.by_id(place[0]) if by_id else cluster.topics.get(place[0])
 
     def looked_at(topic: Topic | None, part: Any) -> tuple[ErrorCode, Any]:
-        if topic is None and request.version >= 13:
+        if topic is None and by_id:
             return ErrorCode.unknown_topic_id, None
         error, log = leading(cluster, node, topic, part.partition)
         error = error or epoch_error(log, part.current_leader_epoch)
@@ -304,20 +308,20 @@ def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
 
     def enough() -> bool:
         size = 0
-        for _, part, topic in wanted:
-            error, log = looked_at(topic, part)
+        for place, part in asked.items():
+            error, log = looked_at(topic_of(place), part)
             if error or _diverging(log, part):
                 return True
             size += log.available(part.fetch_offset, bound(log))
         return size >= body.min_bytes
 
     max_wait = body.max_wait.total_seconds()
-    if wanted and injected is None and max_wait > 0 and not enough():
+    if asked and injected is None and max_wait > 0 and not enough():
         yield Wait("fetch waits for data", until=cluster.clock.now + max_wait, ready=enough)
-    module = responses(FETCH, request.version)
-    topics: dict[Any, list[Any]] = {}
+    found: dict[Key, Any] = {}
     left = body.max_bytes
-    for asked, part, topic in wanted:
+    for place, part in asked.items():
+        topic = topic_of(place)
         error, log = looked_at(topic, part)
         error = injected.error if injected else error
         fields: dict[str, Any] = {"high_watermark": -1, "aborted_transactions": None, "records": b""}
@@ -332,30 +336,32 @@ def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
             if diverging:
                 fields["diverging_epoch"] = module.EpochEndOffset(epoch=diverging[0], end_offset=diverging[1])
             else:
-                found = log.read(
+                read = log.read(
                     part.fetch_offset,
                     bound(log),
                     min(part.partition_max_bytes, left),
                     at_least_one=left == body.max_bytes,
                     committed=committed,
                 )
-                left = max(0, left - len(found.records))
-                fields["records"] = found.records
+                left = max(0, left - len(read.records))
+                fields["records"] = read.records
                 if committed:
                     fields["aborted_transactions"] = tuple(
                         module.AbortedTransaction(producer_id=a.producer_id, first_offset=a.first_offset)
-                        for a in found.aborted
+                        for a in read.aborted
                     )
         elif error in (ErrorCode.not_leader_or_follower, ErrorCode.fenced_leader_epoch):
             fields["current_leader"] = _new_leader(cluster, module, topic, part.partition)
-        key = asked.topic_id if request.version >= 13 else asked.topic
-        topics.setdefault(key, []).append(
-            make(module.PartitionData, partition_index=part.partition, error_code=error, **fields)
-        )
+        found[place] = make(module.PartitionData, partition_index=part.partition, error_code=error, **fields)
+    number, told = node.sessions.end(body, session, asked, found)
+    topics: dict[Any, list[Any]] = {}
+    for (key, _), data in told.items():
+        topics.setdefault(key, []).append(data)
     return make(
         module.FetchResponse,
         throttle_time=ZERO,
-        error_code=ErrorCode.fetch_session_id_not_found if body.session_id else ErrorCode.none,
+        error_code=ErrorCode.none,
+        session_id=number,
         responses=tuple(
             make(module.FetchableTopicResponse, topic=k, topic_id=k, partitions=tuple(p)) for k, p in topics.items()
         ),

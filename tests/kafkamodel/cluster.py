@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -13,6 +13,7 @@ from .coordinator import COMPLETE, MAX_EPOCH, Coordinator, State, Transaction
 from .log import Fate, PartitionLog, Stored
 from .messages import ModelError
 from .records import TRANSACTIONAL, Record, build_batch
+from .sessions import Sessions
 
 # Any fixed moment: the model's clock starts here, and timestamps of records have nothing to do with it.
 EPOCH_MS: Final = 1_700_000_000_000
@@ -39,6 +40,7 @@ class Node:
     host: str
     port: int
     up: bool = True
+    sessions: Sessions = field(default_factory=Sessions)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

@@ -21,6 +21,7 @@ _KINDS: Final = {
     "time_outs": "time_out",
     "expiries": "expire",
     "refusals": "refuse",
+    "evictions": "evict",
 }
 
 
@@ -31,7 +32,7 @@ class Faults:
     `holds`: a request, answer, marker or pause inside a broker is held back. `breaks`: a connection is cut, its
     requests lost or late. `duplicates`: a request arrives twice. `kills`: SIGKILL. `time_outs`: the coordinator gives
     an open transaction up. `expiries`: an owner's wait ends by its deadline though nothing is late. `refusals`: a dial
-    fails. `victims` says which owners faults may hit.
+    fails. `evictions`: a broker drops a fetch session. `victims` says which owners faults may hit.
     """
 
     holds: int = 10
@@ -41,11 +42,12 @@ class Faults:
     time_outs: int = 1
     expiries: int = 1
     refusals: int = 1
+    evictions: int = 2
     victims: Callable[[str], bool] = field(default=lambda name: True)
 
     @classmethod
     def none(cls) -> Faults:
-        return cls(0, 0, 0, 0, 0, 0, 0)
+        return cls(0, 0, 0, 0, 0, 0, 0, 0)
 
     def options(self, net: ModelNetwork, events: Sequence[Event]) -> list[list[Callable[[], Event]]]:
         """What could go wrong now, one list per kind that has anything to offer."""
@@ -57,6 +59,7 @@ class Faults:
             list(self._time_outs(net)) if self.time_outs else [],
             list(self._expiries(net)) if self.expiries else [],
             list(self._refusals(net)) if self.refusals else [],
+            list(self._evictions(net)) if self.evictions else [],
         ]
         return [k for k in kinds if k]
 
@@ -127,6 +130,13 @@ class Faults:
                     o.refuse_dials = 1
 
                 yield self._make("refusals", owner.name, "next dial", refuse)
+
+    def _evictions(self, net: ModelNetwork) -> Iterator[Callable[[], Event]]:
+        for cluster in net.clusters:
+            for node in cluster.nodes.values():
+                for number in node.sessions.of:
+                    label = f"fetch session {number} of {cluster.name}/{node.node_id}"
+                    yield self._make("evictions", None, label, lambda s=node.sessions, n=number: s.evict(n))
 
 
 class Seeded:
