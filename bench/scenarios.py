@@ -140,9 +140,9 @@ SCENARIOS = (
     ),
     Scenario(
         "partitions",
-        "1000 records/s over 1000 partitions",
+        "1000 records/s over 300 partitions",
         "latency",
-        Data(218, 1, partitions=1000),
+        Data(218, 1, partitions=300),
         1_000,
         ONCE,
         overlays=("latency",),

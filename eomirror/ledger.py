@@ -68,7 +68,7 @@ class Book:
 
     @property
     def empty(self) -> bool:
-        return self._tally == Tally() and not self._runs
+        return not self._runs and self._tally == Tally()
 
     @property
     def run_count(self) -> int:

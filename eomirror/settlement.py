@@ -74,9 +74,9 @@ def settlement(
     The ledger is due for the caller's reasons, or when a route has as many runs as its position record should carry.
     """
     topics = InternalTopics.of(lease.flow)
-    entries = tuple(route.ledger() for route in touched.values() if not route.book.empty)
     full = any(route.book.run_count >= ledger.MAX_RUNS_PER_ROUTE for route in touched.values())
-    ledgered = bool(entries) and (ledger_due or full)
+    entries = tuple(r.ledger() for r in touched.values() if not r.book.empty) if ledger_due or full else ()
+    ledgered = bool(entries)
     following = msgspec.structs.replace(head, n=head.n + 1)
     writes = list(others)
     if ledgered:

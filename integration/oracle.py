@@ -212,7 +212,10 @@ def read(reader: Consumer, topic: str, partition: int, start: int, end: int) -> 
     while True:
         batch = []
         done = False
-        for message in reader.consume(2000, 0.2):
+        # With a timeout, consume() would use it up unless it finds as many as asked for.
+        for message in reader.consume(2000, 0) or [reader.poll(0.2)]:
+            if message is None:
+                continue
             heard = time.monotonic()
             if message.error() is None:
                 if message.offset() >= end:

@@ -12,7 +12,7 @@ from kio.schema.errors import ErrorCode
 
 from eomirror.brokers import Brokers
 from eomirror.feed import Reading
-from eomirror.source import Block, Source
+from eomirror.source import POLL_SECONDS, Block, Source
 from eomirror.wire import Address
 from tests.kafkamodel import ModelCluster, ModelNetwork, Owner, read_records
 from tests.kafkamodel.client import split
@@ -54,10 +54,11 @@ class Reader:
         return int(partition)
 
     def read_all(self) -> None:
-        """Until every broker has said more than once that there is no more."""
+        """Until every broker has said more than once that there is no more. A partition that has a new leader is asked
+        for there when the long poll that is under way has ended."""
         quiet = 0
         while quiet < 3:
-            news = self.read()
+            news = self.read(4 * POLL_SECONDS)
             caught_up = all(self.source.caught_up((TOPIC, p)) for p in self.found)
             quiet = quiet + 1 if caught_up and not news else 0
 
