@@ -72,7 +72,9 @@ def _compared(first: Result, other: Result) -> list[tuple[str, Any, Any]]:
 
 def _finished(result: Result, scenario: Mapping[str, Any]) -> bool:
     """Has every system had all its rounds?"""
-    (known,) = [one for one in SCENARIOS if one.name == scenario["name"]]
+    known = next((one for one in SCENARIOS if one.name == scenario["name"]), None)
+    if known is None:
+        raise Unlike(f"{scenario['name']}: there is no such scenario any more")
     wanted = {name: known.rounds(name, result["timing"]["rounds"]) for name in known.systems}
     return wanted == {system["name"]: len(system["rounds"]) for system in scenario["systems"]}
 

@@ -87,3 +87,10 @@ def test_runs_that_cannot_be_compared_are_refused(more: dict[str, Any], what: st
 def test_nothing_finished_is_no_result() -> None:
     with pytest.raises(Unlike, match="no run has finished"):
         joined([run(20, EVERY[:1], missing=1)])
+
+
+def test_a_scenario_that_is_no_more_is_named() -> None:
+    old = run(20, EVERY[:1])
+    old["scenarios"].append({**old["scenarios"][0], "name": "carrier-pigeons"})
+    with pytest.raises(Unlike, match="^carrier-pigeons: "):
+        joined([old])
