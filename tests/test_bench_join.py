@@ -92,5 +92,5 @@ def test_nothing_finished_is_no_result() -> None:
 def test_a_scenario_that_is_no_more_is_named() -> None:
     old = run(20, EVERY[:1])
     old["scenarios"].append({**old["scenarios"][0], "name": "carrier-pigeons"})
-    with pytest.raises(Unlike, match="^carrier-pigeons: "):
+    with pytest.raises(Unlike, match=r"^carrier-pigeons: "):
         joined([old])
