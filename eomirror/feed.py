@@ -114,7 +114,8 @@ class Feed:
         wanted = {reading.place: reading for reading in readings}
         if wanted == self.readings:
             return
-        self.readings = wanted
+        # Who had its turn stays behind those who had not.
+        self.readings = {place: wanted[place] for place in self.readings if place in wanted} | wanted
         self.unheard = {reading for reading in wanted.values() if reading.is_unheard}
         self._left = {reading for reading in wanted.values() if reading.is_left}
         self.begin_anew()
@@ -138,7 +139,6 @@ class Feed:
         for. Raises ConnectionLost."""
         if self._epoch == 0:
             self._asked = {}
-            self._moved = set(self.readings.values())
             named = list(self.readings.values())
         else:
             named = list(self._moved)
@@ -153,11 +153,11 @@ class Feed:
         if given or answer.throttle_ms == 0:
             self._gave = bool(given)
         self._session = answer.session_id
+        self._rotate(given)
         if poll.asked is not self._asked:
             return
         if answer.session_id == 0:
             self._epoch = 0
-            self._rotate(given)
         else:
             self._epoch = 1 if self._epoch == MAX_EPOCH else self._epoch + 1
 
@@ -182,8 +182,8 @@ class Feed:
         self._moved.clear()
 
     def _rotate(self, given: Sequence[Place]) -> None:
-        """Without a session: what had records goes to the end. A broker fills its answer in the order of the request,
-        and only the first partition is sure to get a whole batch. In a session the broker does that itself."""
+        """What had records goes to the end. A broker fills its answer in the order of the request, and only the first
+        partition is sure to get a whole batch. In a session the broker does that itself: this is for the next one."""
         for place in given:
             if place in self.readings:
                 self.readings[place] = self.readings.pop(place)

@@ -14,7 +14,7 @@ from typing import Final
 from eomirror import _fastpath
 from eomirror.brokers import EARLIEST, LATEST, LEADERSHIP_CODES, Brokers, Metadata
 from eomirror.errors import BrokerError, ConnectionLost, Faulted, Reason, error_name
-from eomirror.feed import SESSION_CODES, Feed, Poll, Reading
+from eomirror.feed import SESSION_CODES, Feed, Place, Poll, Reading
 from eomirror.model import RouteKey
 
 POLL_SECONDS: Final = 0.5
@@ -97,6 +97,8 @@ class Source:
         """Read a partition from here on; an answer under way for it is dropped."""
         self.readings[reading.key] = reading
         self._is_moved = True
+        if reading.key not in self._leaders:
+            self._metadata_due = 0.0
 
     def caught_up(self, key: RouteKey) -> bool:
         """Everything committed that the newest answer told of has been handed out."""
@@ -209,23 +211,25 @@ class Source:
         if not all((part.topic_id, part.partition) in poll.asked for part in answer.partitions):
             self._lost(feed, ConnectionLost(f"{address}: Fetch answered what was not asked"))
             return None
+        self._hand_out()
         feed.failures = 0
-        parts = []
+        parts: list[Part] = []
+        given: list[Place] = []
         for part in answer.partitions:
             reading, asked = poll.asked[part.topic_id or b"", part.partition]
-            if self.readings.get(reading.key) is not reading or reading.offset != asked:
+            if self.readings.get(reading.key) is not reading or reading.feed is not feed or reading.offset != asked:
                 feed.begin_anew()  # or it would not tell the same again
-                continue  # stopped or moved since the fetch was sent
+                continue  # stopped, moved or another's since the fetch was sent
             if self._accept(feed, reading, part) and part.end > part.start:
                 # Offset and epoch together: an older epoch beside a newer offset would look like a truncated log.
                 # A part that does not advance is handed out too: packing tells a cut batch from a corrupt one.
                 following, epoch = _fastpath.next_offset(frame, part.start, part.end, reading.offset)
                 parts.append(Part(reading.key, reading.offset, part))
+                given.append(reading.place)
                 if following > reading.offset:
                     reading.offset, reading.epoch = following, epoch
-            if reading.feed is not None:
-                reading.feed.note(reading)
-        feed.answered(poll, answer, [self.readings[part.key].place for part in parts])
+            feed.note(reading)
+        feed.answered(poll, answer, given)
         if answer.throttle_ms > 0:
             # The broker has muted this connection for that long; asking again only fills its queue.
             feed.resume_at = self._network.now() + answer.throttle_ms / 1000
@@ -261,15 +265,15 @@ class Source:
             return True
         if code == OFFSET_OUT_OF_RANGE:
             if self._prefer(reading.key, None) == feed.node and self._leaders.get(reading.key) != feed.node:
+                self._hold_back(feed)
                 return False  # a follower may lag behind; only the leader's word counts
             self._out_of_range(reading)
             return False
-        self._trouble(reading, error_name(code))
         self._prefer(reading.key, None)
         if code in LEADERSHIP_CODES or code in (UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID):
-            self._lead(reading.key, None)
-            self._metadata_soon()
+            self._leaderless(reading, error_name(code))
         else:
+            self._trouble(reading, error_name(code))
             self._hold_back(feed)
         return False
 
@@ -281,10 +285,10 @@ class Source:
             first = self._brokers.list_offsets(metadata, {reading.key: EARLIEST})[reading.key]
             last = self._brokers.list_offsets(metadata, {reading.key: LATEST})[reading.key]
         except ConnectionLost as error:
-            self._trouble(reading, error.message)
+            self._leaderless(reading, error.message)
             return
         if isinstance(first, BrokerError) or isinstance(last, BrokerError):
-            self._trouble(reading, "OFFSET_OUT_OF_RANGE (1), and its leader does not say what it has")
+            self._leaderless(reading, "OFFSET_OUT_OF_RANGE (1), and its leader does not say what it has")
         elif reading.offset < first:
             self._fault(
                 reading,
@@ -302,9 +306,13 @@ class Source:
             )
         else:
             # It has our offset now: whoever answered was not up to date. Not asked again at once, though.
-            self._trouble(reading, error_name(OFFSET_OUT_OF_RANGE))
-            self._lead(reading.key, None)
-            self._metadata_soon()
+            self._leaderless(reading, error_name(OFFSET_OUT_OF_RANGE))
+
+    def _leaderless(self, reading: Reading, cause: str) -> None:
+        """Not read until the metadata name a leader, which may be the one that it had."""
+        self._trouble(reading, cause)
+        self._lead(reading.key, None)
+        self._metadata_soon()
 
     def _fault(self, reading: Reading, reason: Reason, detail: str, next_offset: int | None = None) -> None:
         self.stop(reading.key)
@@ -367,9 +375,10 @@ class Source:
             feed.poll = Poll(link, asked, deadline, waits=waits, rests=self._rests)
 
     def _hold_back(self, feed: Feed) -> None:
-        """Not asked again at once."""
-        feed.resume_at = self._network.now() + self._backoff(feed.failures)
-        feed.failures += 1
+        """Not asked again at once. Once for an answer, however many of its partitions are in trouble."""
+        if feed.resume_at == 0.0:
+            feed.resume_at = self._network.now() + self._backoff(feed.failures)
+            feed.failures += 1
 
     def _lost(self, feed: Feed, error: ConnectionLost) -> None:
         """A connection broke: what was asked there is asked again, after a pause, of whoever leads then."""
@@ -378,7 +387,7 @@ class Source:
         feed.resume_at = self._network.now() + self._backoff(feed.failures)
         feed.quiet = None
         for reading in self.readings.values():
-            if self._leaders.get(reading.key) == feed.node:
+            if reading.feed is feed:
                 self._trouble(reading, error.message)
             if self._preferred.get(reading.key) == feed.node:
                 self._prefer(reading.key, None)

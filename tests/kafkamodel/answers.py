@@ -32,6 +32,7 @@ Work = Generator[Wait, None, Any]
 
 # add.partitions.to.txn.retry.backoff.ms and .max.ms: how a broker itself repeats an answer of CONCURRENT_TRANSACTIONS.
 RETRY_SECONDS: Final = 0.020
+THROTTLE_SECONDS: Final = 0.2
 RETRY_LIMIT_SECONDS: Final = 0.100
 
 
@@ -297,7 +298,7 @@ def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
     def looked_at(topic: Topic | None, part: Any) -> tuple[ErrorCode, Any]:
         if topic is None and by_id:
             return ErrorCode.unknown_topic_id, None
-        error, log = leading(cluster, node, topic, part.partition)
+        error, log = _serving(cluster, node, topic, part.partition)
         error = error or epoch_error(log, part.current_leader_epoch)
         if not error and not _diverging(log, part) and not log.log_start <= part.fetch_offset <= log.end:
             error = ErrorCode.offset_out_of_range
@@ -306,11 +307,19 @@ def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
     def bound(log: PartitionLog) -> int:
         return log.last_stable_offset if committed else log.end
 
+    if cluster.throttled > 0:
+        cluster.throttled -= 1
+        throttle = datetime.timedelta(seconds=THROTTLE_SECONDS)
+        number = session.number if session is not None else 0
+        return make(
+            module.FetchResponse, throttle_time=throttle, error_code=ErrorCode.none, session_id=number, responses=()
+        )
+
     def enough() -> bool:
         size = 0
         for place, part in asked.items():
             error, log = looked_at(topic_of(place), part)
-            if error or _diverging(log, part):
+            if error or _diverging(log, part) or _elsewhere(cluster, node, topic_of(place), part.partition):
                 return True
             size += log.available(part.fetch_offset, bound(log))
         return size >= body.min_bytes
@@ -333,7 +342,10 @@ def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
                 "aborted_transactions": () if committed else None,
             }
             diverging = _diverging(log, part)
-            if diverging:
+            elsewhere = _elsewhere(cluster, node, topic, part.partition)
+            if elsewhere is not None:
+                fields["preferred_read_replica"] = elsewhere
+            elif diverging:
                 fields["diverging_epoch"] = module.EpochEndOffset(epoch=diverging[0], end_offset=diverging[1])
             else:
                 read = log.read(
@@ -366,6 +378,23 @@ def _fetch(cluster: ModelCluster, node: Node, request: Request) -> Work:
             make(module.FetchableTopicResponse, topic=k, topic_id=k, partitions=tuple(p)) for k, p in topics.items()
         ),
     )
+
+
+def _serving(cluster: ModelCluster, node: Node, topic: Topic | None, partition: int) -> tuple[ErrorCode, Any]:
+    """The log of a partition if this node leads it, or is the replica that readers are sent to."""
+    error, log = leading(cluster, node, topic, partition)
+    is_replica = topic is not None and cluster.preferred.get((topic.name, partition)) == node.node_id
+    if topic is not None and is_replica and error is ErrorCode.not_leader_or_follower:
+        return ErrorCode.none, topic.logs[partition]
+    return error, log
+
+
+def _elsewhere(cluster: ModelCluster, node: Node, topic: Topic | None, partition: int) -> int | None:
+    """The replica that this leader sends a reader to, which then gets nothing here."""
+    if topic is None or cluster.leader(topic.name, partition) != node.node_id:
+        return None
+    replica = cluster.preferred.get((topic.name, partition))
+    return replica if replica is not None and replica != node.node_id and cluster.nodes[replica].up else None
 
 
 def _diverging(log: PartitionLog, part: Any) -> tuple[int, int] | None:

@@ -134,6 +134,8 @@ class ModelCluster:
         self.has_transaction_log = False
         self.names_records = True  # says in the answer to a produce which records of a batch it refuses
         self.injected: list[Injected] = []
+        self.preferred: dict[tuple[str, int], int] = {}  # the replica that the leader sends readers to
+        self.throttled = 0  # so many of the next fetches are answered as over their quota
         self._topics_made = 0
         self._foreign_producers = 0
         self._timestamp = EPOCH_MS

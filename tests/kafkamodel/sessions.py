@@ -12,6 +12,7 @@ Key = tuple[Any, int]  # the topic's id (its name before version 13) and the par
 
 INITIAL_EPOCH: Final = 0
 FINAL_EPOCH: Final = -1
+MAX_EPOCH: Final = 2**31 - 1
 SLOTS: Final = 1000  # max.incremental.fetch.session.cache.slots
 
 
@@ -51,7 +52,7 @@ class Sessions:
             return ErrorCode.fetch_session_id_not_found, None, {}
         if session.epoch != body.session_epoch:
             return ErrorCode.invalid_fetch_session_epoch, None, {}
-        session.epoch += 1
+        session.epoch = 1 if session.epoch == MAX_EPOCH else session.epoch + 1
         for place, part in named.items():
             session.partitions.setdefault(place, Cached(part)).asked = part
         for topic in body.forgotten_topics_data:
@@ -86,7 +87,7 @@ class Sessions:
 def _tell(cached: Cached, data: Any) -> bool:
     """Has this partition news? Notes what is told."""
     diverging = data.diverging_epoch is not None and data.diverging_epoch.epoch >= 0
-    news = bool(data.records) or diverging or data.error_code is not ErrorCode.none
+    news = bool(data.records) or diverging or data.error_code is not ErrorCode.none or data.preferred_read_replica >= 0
     news = news or (data.high_watermark, data.log_start_offset) != (cached.high_watermark, cached.log_start)
     cached.high_watermark, cached.log_start = int(data.high_watermark), int(data.log_start_offset)
     if diverging or data.error_code is not ErrorCode.none:
