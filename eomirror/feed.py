@@ -161,18 +161,12 @@ class Feed:
         else:
             self._epoch = 1 if self._epoch == MAX_EPOCH else self._epoch + 1
 
-    def lose_session(self) -> None:
-        """The broker does not know it: it has restarted, or keeps others."""
-        self._session = 0
-        self.begin_anew()
-
     def close(self) -> None:
         """Close the connection; an answer under way is dropped. The session ends with the next request, or in time."""
         self.poll = None
         if self.link is not None:
             self.link.close()
             self.link = None
-        self._gave = False
         self.begin_anew()
 
     def begin_anew(self) -> None:

@@ -202,7 +202,7 @@ class Source:
             self._lost(feed, ConnectionLost(f"{address}: Fetch response cannot be read: {error}"))
             return None
         if answer.error_code in SESSION_CODES:
-            feed.lose_session()
+            feed.begin_anew()
             self._hold_back(feed)
             return None
         if answer.error_code != 0:
@@ -211,15 +211,13 @@ class Source:
         if not all((part.topic_id, part.partition) in poll.asked for part in answer.partitions):
             self._lost(feed, ConnectionLost(f"{address}: Fetch answered what was not asked"))
             return None
-        self._hand_out()
         feed.failures = 0
         parts: list[Part] = []
         given: list[Place] = []
         for part in answer.partitions:
             reading, asked = poll.asked[part.topic_id or b"", part.partition]
             if self.readings.get(reading.key) is not reading or reading.feed is not feed or reading.offset != asked:
-                feed.begin_anew()  # or it would not tell the same again
-                continue  # stopped, moved or another's since the fetch was sent
+                continue  # stopped, read anew or another's since the fetch was sent, so the session begins anew too
             if self._accept(feed, reading, part) and part.end > part.start:
                 # Offset and epoch together: an older epoch beside a newer offset would look like a truncated log.
                 # A part that does not advance is handed out too: packing tells a cut batch from a corrupt one.
@@ -385,7 +383,6 @@ class Source:
         feed.close()
         feed.failures += 1
         feed.resume_at = self._network.now() + self._backoff(feed.failures)
-        feed.quiet = None
         for reading in self.readings.values():
             if reading.feed is feed:
                 self._trouble(reading, error.message)

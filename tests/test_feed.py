@@ -15,7 +15,9 @@ from eomirror.feed import MAX_EPOCH, Reading
 from eomirror.source import POLL_SECONDS, Block, Source
 from eomirror.wire import Address
 from tests.kafkamodel import ModelCluster, ModelNetwork, OpenTransaction, Owner, answers, read_header, read_records
+from tests.kafkamodel import network as network_of_model
 from tests.kafkamodel.client import split
+from tests.kafkamodel.coordinator import Wait
 from tests.kafkamodel.records import CONTROL
 from tests.kafkamodel.sessions import SLOTS, Sessions
 
@@ -56,6 +58,17 @@ class Reader:
 
     def troubles(self) -> list[str | None]:
         return [reading.trouble for _, reading in sorted(self.source.readings.items())]
+
+    def check(self) -> None:
+        """What is kept up to date is what can be counted: who has news to bring, and whom nobody has heard of."""
+        is_behind = self.source.behind
+        feeds = {id(r.feed): r.feed for r in self.source.readings.values() if r.feed is not None}.values()
+        for feed in feeds:
+            readings = list(feed.readings.values())
+            assert all(reading.feed is feed for reading in readings)
+            assert feed.unheard == {reading for reading in readings if reading.is_unheard}
+            assert feed.behind <= any(reading.is_left for reading in readings)
+        assert is_behind == any(feed.behind for feed in feeds)
 
     def lose(self, net: ModelNetwork, node: int) -> None:
         """The connection to that broker breaks."""
@@ -264,6 +277,12 @@ def test_a_lost_leader_is_no_trouble_for_what_is_read_elsewhere() -> None:
         reader.read_all()
         assert reader.found[0] == [b"a", b"b"]
         assert reader.troubles() == [None] * 3
+        cluster.move_leader(TOPIC, 1, 1)
+        cluster.nodes[2].up = False  # then it goes on without it
+        reader.lose(net, 2)
+        cluster.write(TOPIC, 0, [b"c"])
+        reader.read_all()
+        assert reader.found[0] == [b"a", b"b", b"c"]
 
     run(cluster, main)
 
@@ -469,6 +488,68 @@ def test_offset_and_epoch_of_the_last_batch_go_together() -> None:
     run(cluster, main)
 
 
+def test_what_was_assigned_anew_does_not_wait_for_a_long_poll() -> None:
+    cluster = cluster_of(2)
+
+    def main(network: Owner, net: ModelNetwork) -> None:
+        reader = Reader(cluster, network)
+        reader.read_all()
+        cluster.write(TOPIC, 0, [b"so that a long poll begins now"])
+        reader.read()
+        reader.read(0.01)
+        reader.source.assign([Reading(r.key, r.topic_id, r.offset, r.epoch) for r in reader.source.readings.values()])
+        began = network.now()
+        reader.read(1.0)
+        assert network.now() - began < 0.1
+        assert reader.source.caught_up((TOPIC, 1))
+
+    run(cluster, main)
+
+
+def test_a_broker_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = cluster_of(2)
+    real = network_of_model.answer
+    hangs = []
+
+    def answer(on: ModelCluster, node: Any, request: Any) -> Any:
+        if hangs and request.api == "Fetch":
+            yield Wait("hangs", until=on.clock.now + 60)
+        return (yield from real(on, node, request))
+
+    monkeypatch.setattr(network_of_model, "answer", answer)
+
+    def main(network: Owner, net: ModelNetwork) -> None:
+        reader = Reader(cluster, network)
+        reader.read_all()
+        hangs.append(True)
+        for _ in range(20):
+            reader.read(1.0)
+        assert all("no answer to a fetch" in (trouble or "") for trouble in reader.troubles())
+        assert not reader.source.behind
+        assert reader.source.may_rest
+
+    run(cluster, main)
+
+
+def test_nobody_waits_for_what_a_partition_in_trouble_has_left() -> None:
+    cluster = cluster_of(2)
+    for number in range(8):
+        cluster.write(TOPIC, 0, [b"%d" % number])
+
+    def main(network: Owner, net: ModelNetwork) -> None:
+        reader = Reader(cluster, network, max_bytes=100)
+        assert reader.read() == {0}
+        assert reader.source.behind
+        for _ in range(2):  # the first one is under way already
+            assert reader.read() == {0}
+        cluster.inject("Fetch", int(ErrorCode.unknown_server_error), times=10**6)
+        while not any(reader.troubles()):
+            reader.read()
+        assert not reader.source.behind
+
+    run(cluster, main)
+
+
 class Faulty:
     """What may happen to a source with three brokers, in any order. Each step is of one partition."""
 
@@ -569,6 +650,7 @@ def test_everything_is_read_once_and_in_order(steps: list[tuple[str, int]], slot
         faulty = Faulty(cluster, reader, net, network)
         for step, partition in steps:
             getattr(faulty, step)(partition)
+            reader.check()
         faulty.end()
         began, before = network.now(), len(named(net))
         reader.read_all()
