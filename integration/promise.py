@@ -276,6 +276,13 @@ def log_events(run: Finished | Background) -> list[dict[str, Any]]:
     return found
 
 
+def doubts(run: Finished | Background) -> list[tuple[str, str]]:
+    """Cause and detail of each rewind. Those do not count that a target brings about which is slow with its markers, as
+    on a busy machine, where one transaction follows the other."""
+    rewinds = [event for event in log_events(run) if event["event"] == "lane.rewind"]
+    return [(one["cause"], one["detail"]) for one in rewinds if "CONCURRENT_TRANSACTIONS" not in one["detail"]]
+
+
 def assert_promise(
     eomirror: Eomirror, config: Path, source: Cluster, target: Cluster, topics: Iterable[str], *, least: int = 1
 ) -> int:
