@@ -106,6 +106,7 @@ class Run:
             "kind": scenario.kind,
             "note": scenario.note,
             "data": str(scenario.data),
+            "partitions": scenario.data.partitions,
             "rate": scenario.rate if prepared is None else None,
             "prepared_records": prepared.records if prepared else None,
             "prepared_bytes": prepared.bytes if prepared else None,

@@ -54,8 +54,6 @@ class Data:
         parts.insert(1, "two headers" if self.headers else "no headers")
         if self.aborted_tenths:
             parts.append(f"{self.aborted_tenths}0 % of the transactions aborted")
-        if self.partitions != Data.partitions:
-            parts.append(f"{self.partitions} partitions")
         return ", ".join(parts)
 
 

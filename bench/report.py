@@ -7,6 +7,7 @@ from typing import Any
 
 from .charts import Bar, Group, bar_chart
 from .measure import Spread, spread
+from .prepare import Data
 from .scenarios import EOMIRROR, EXACTLY_ONCE, GOALS, INTERVAL, SCENARIOS, Goal
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
@@ -205,11 +206,12 @@ def _how(result: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
 
 def _section(scenario: Mapping[str, Any]) -> list[str]:
     lines = [f"## {scenario['name']}: {scenario['title']}", ""]
+    partitions = f"{scenario.get('partitions', Data.partitions)} partitions"  # older results do not say
     if scenario["prepared_records"]:
         size = f"{scenario['prepared_records']:,}".replace(",", " ")
-        lines += [f"{scenario['data']}; {size} records prepared in 4 partitions.", ""]
+        lines += [f"{scenario['data']}; {size} records prepared in {partitions}.", ""]
     else:
-        lines += [f"218 B records in 4 partitions, {scenario['rate']} per second, linger 0, acks 1.", ""]
+        lines += [f"218 B records in {partitions}, {scenario['rate']} per second, linger 0, acks 1.", ""]
     if scenario["note"]:
         lines += [scenario["note"], ""]
     columns = COLUMNS[scenario["kind"]]

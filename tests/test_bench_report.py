@@ -123,6 +123,15 @@ def test_rounds_are_shown_as_median_and_range() -> None:
     assert "disturbed" not in text
 
 
+def test_it_is_said_how_many_partitions_a_topic_has() -> None:
+    many = {**scenario("batches-1000", "throughput", eomirror=[fast(1e6, 0.3)]), "partitions": 12}
+    stream = {**scenario("partitions", "latency", eomirror=[slow(5.0)]), "partitions": 300}
+    text = report.markdown(result(many, stream, scenario("latency-1k", "latency", eomirror=[slow(5.0)])), {})
+    assert "5 000 000 records prepared in 12 partitions." in section(text, "batches-1000")
+    assert "218 B records in 300 partitions, 1000 per second" in section(text, "partitions")
+    assert "218 B records in 4 partitions, 1000 per second" in section(text, "latency-1k")
+
+
 def test_a_round_that_other_processes_disturbed_is_named() -> None:
     rounds = [fast(1e6, 0.3), fast(1e6, 0.3, other_cores=0.21)]
     text = report.markdown(result(scenario("batches-1", "throughput", eomirror=rounds)), {})
