@@ -165,6 +165,12 @@ def stream(pair: Pair, scenario: Scenario, system: System, label: str) -> Iterat
         running.kill()
 
 
+def rehearse(pair: Pair, scenario: Scenario, system: System, seconds: float) -> None:
+    """As `rounds.rehearse`, with a stream. Raises Failed."""
+    with stream(pair, scenario, system, "rehearsal"):
+        time.sleep(seconds)
+
+
 def latency(pair: Pair, scenario: Scenario, system: System, timing: Timing, label: str) -> dict[str, Any]:
     """Figures of one round, or {"wrong": why there are none}."""
     internal = Growth([(pair.source, system.is_internal), (pair.target, system.is_internal)])

@@ -192,8 +192,8 @@ def _how(result: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
         f"{timing['warm_up']:g} s (MirrorMaker 2 and every stream: {timing['jvm_warm_up']:g} s) from the first record "
         "on. "
         f"{timing['rounds']} rounds of the main scenarios, interleaved; medians, with the range where there is one",
-        "- before the first round of a prepared topic eomirror and MirrorMaker 2 exactly-once mirror it for "
-        f"{timing['rehearsal']:g} s each, so that the brokers are warm for both",
+        "- before the first round of a prepared topic, and of a stream, eomirror and MirrorMaker 2 exactly-once mirror "
+        f"it for {timing['rehearsal']:g} s each, so that the brokers are warm for both",
         "- every record of both sides is compared (order, timestamp, key, value, headers); a round whose output "
         "differs has no figure",
         "- CPU is user and system time of the whole process tree",

@@ -30,7 +30,7 @@ class Timing:
     seconds: float = 30.0
     warm_up: float = 5.0  # after the first visible record
     jvm_warm_up: float = 10.0  # MirrorMaker 2's, which compiles meanwhile, and everybody's with a live stream
-    rehearsal: float = 20.0  # of each rehearsed system, once per run
+    rehearsal: float = 20.0  # of each rehearsed system, once per run with a prepared topic and once with a stream
     kills: int = 3
     least: float | None = None  # seconds that a window must have, or it has no figure; None: `seconds`
 
@@ -78,10 +78,12 @@ class Pair:
         delete_topics(self.source, keep)
 
 
-def rehearse(pair: Pair, scenario: Scenario, system: System, topic: str, seconds: float) -> None:
-    """Lets the brokers' JVMs compile what the system asks of them; nothing is measured. Raises Failed."""
-    running = system.start(pair.task(scenario, topic, "rehearsal"))
-    watch = Watch(running, pair.source, pair.target, topic, scenario.data.partitions)
+def rehearse(pair: Pair, scenario: Scenario, system: System, seconds: float) -> None:
+    """Lets the brokers' JVMs compile what the system asks of them for the topic `orders`; nothing is measured.
+
+    Raises Failed."""
+    running = system.start(pair.task(scenario, "orders", "rehearsal"))
+    watch = Watch(running, pair.source, pair.target, "orders", scenario.data.partitions)
     try:
         watch.wait_until(watch.wait_visible(START_SECONDS) + seconds, lambda _: False)
     finally:

@@ -385,6 +385,7 @@ def test_what_fails_in_a_round_is_that_rounds_and_the_rounds_before_a_break_are_
         return outcome
 
     monkeypatch.setattr(mirror.live, "latency", latency)
+    monkeypatch.setattr(mirror.live, "rehearse", lambda *_: None)
     (only,) = chosen(["latency-1k"], [EXACTLY_ONCE])
     run = mirror.Run([only], 15, Timing(), smoke=False)
     pair: Any = SimpleNamespace(task=lambda *_: task(anywhere), clean=lambda keep: None)
@@ -398,6 +399,23 @@ def test_what_fails_in_a_round_is_that_rounds_and_the_rounds_before_a_break_are_
         "Refused: no right",
     ]
     assert system["rounds"][0]["p50_ms"] == 5.0
+
+
+def test_both_systems_rehearse_before_the_first_stream_and_never_again(
+    anywhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(
+        mirror.live, "rehearse", lambda _, one, system, __: happened.append(f"{one.name} {system.name}")
+    )
+    monkeypatch.setattr(mirror.live, "latency", lambda *_: happened.append("measured") or slow(5.0))
+    first, second = chosen(["latency-1k", "latency-10k"], [])
+    run = mirror.Run([first, second], 1, Timing(), smoke=False)
+    pair: Any = SimpleNamespace(task=lambda *_: task(anywhere), clean=lambda keep: None)
+    run._scenario(pair, first, 0)
+    run._scenario(pair, second, 1)
+    assert happened[:3] == [f"latency-1k {EOMIRROR}", f"latency-1k {EXACTLY_ONCE}", "measured"]
+    assert set(happened[2:]) == {"measured"}
 
 
 def test_a_system_without_a_round_is_not_called_wrong() -> None:
