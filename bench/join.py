@@ -1,6 +1,6 @@
 """One result from several runs, each of which measured some of the scenarios.
 
-    python -m bench.join bench/results/mirror-2026-11-28.json bench/results/mirror-2026-11-28-2.json
+    python -m bench.join bench/results/mirror-2026-11-29.json bench/results/mirror-2026-11-30.json
 
 A run takes about an hour; what was left over, or is measured again after a change, need not measure the rest again.
 The runs must be of one machine, with the same versions and the same times. Each scenario comes from the newest run
