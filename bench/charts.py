@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from html import escape
 
 TEXT = "#797979"
-COLOURS = ("#0d8f7f", "#c8692b", "#7c78d8", "#a8862a")
+COLOURS = ("#0d8f7f", "#c8692b", "#7c78d8", "#a8862a", "#c2559a", "#3f83bf")
 WIDTH = 860
-LABEL = 250  # px for the names of the groups
+CHARACTER = 6.8  # px of a text of 12 px, on average and a bit
 VALUE = 150  # px behind the longest bar, for its figure
 BAR, GAP, BETWEEN = 15, 3, 14  # px
 FONT = 'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"'
@@ -38,22 +38,35 @@ class Group:
     bars: tuple[Bar, ...]
 
 
-def bar_chart(title: str, note: str, groups: Sequence[Group], *, logarithmic: bool = False) -> str:
-    """A chart with horizontal bars, a legend, and a range mark on each bar that has one."""
-    series = list(dict.fromkeys(bar.series for group in groups for bar in group.bars))
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(series)}
+def bar_chart(
+    title: str, note: str, groups: Sequence[Group], series: Sequence[str], *, logarithmic: bool = False
+) -> str:
+    """A chart with horizontal bars, a legend, and a range mark on each bar that has one.
+
+    A series has the colour of its place in `series`, so that it has the same one in several charts. Raises ValueError
+    if there are more than colours.
+    """
+    if len(series) > len(COLOURS):
+        raise ValueError(f"{len(series)} series, and colours for {len(COLOURS)} only\nhint: add to charts.COLOURS")
+    colours = dict(zip(series, COLOURS, strict=False))
     known = [value for group in groups for bar in group.bars for value in (bar.value, bar.most) if value]
-    scale = _Scale(min(known, default=1.0), max(known, default=1.0), logarithmic)
+    left = max((CHARACTER * len(group.label) for group in groups), default=0.0) + 10
+    scale = _Scale(min(known, default=1.0), max(known, default=1.0), left, logarithmic)
     parts = [_text(0, 18, title, size=16, weight="600"), _text(0, 38, note, size=12)]
-    x = 0.0
+    shown = {bar.series for group in groups for bar in group.bars}
+    x, y = 0.0, 50.0
     for name in series:
-        parts.append(f'<rect x="{x:.0f}" y="50" width="12" height="12" rx="2" fill="{colours[name]}"/>')
-        parts.append(_text(x + 17, 60, name, size=12))
-        x += 32 + 6.6 * len(name)
-    y = 78.0
+        if name in shown:
+            width = 32 + CHARACTER * len(name)
+            if x + width > WIDTH:
+                x, y = 0.0, y + 20
+            parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="12" height="12" rx="2" fill="{colours[name]}"/>')
+            parts.append(_text(x + 17, y + 10, name, size=12))
+            x += width
+    y += 28
     for group in groups:
         height = len(group.bars) * (BAR + GAP)
-        parts.append(_text(LABEL - 10, y + height / 2 + 3, group.label, size=12, anchor="end"))
+        parts.append(_text(left - 10, y + height / 2 + 3, group.label, size=12, anchor="end"))
         for bar in group.bars:
             parts += _bar(bar, y, colours[bar.series], scale)
             y += BAR + GAP
@@ -64,10 +77,11 @@ def bar_chart(title: str, note: str, groups: Sequence[Group], *, logarithmic: bo
 
 
 class _Scale:
-    """From values to pixels."""
+    """From values to pixels; bars begin at `left`."""
 
-    def __init__(self, least: float, most: float, logarithmic: bool) -> None:
-        self._room = WIDTH - LABEL - VALUE
+    def __init__(self, least: float, most: float, left: float, logarithmic: bool) -> None:
+        self.left = left
+        self._room = WIDTH - left - VALUE
         # A logarithmic axis begins at the power of ten below the least value.
         self._origin = math.floor(math.log10(least)) - 0.1 if logarithmic else None
         self._span = math.log10(most) - self._origin if self._origin is not None else most
@@ -78,19 +92,20 @@ class _Scale:
 
 
 def _bar(bar: Bar, y: float, colour: str, scale: _Scale) -> list[str]:
+    left = scale.left
     if not bar.value:
-        return [_text(LABEL, y + 12, bar.text, size=12)]
+        return [_text(left, y + 12, bar.text, size=12)]
     width = scale(bar.value)
-    parts = [f'<rect x="{LABEL}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="2" fill="{colour}"/>']
+    parts = [f'<rect x="{left:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="2" fill="{colour}"/>']
     end = width
     if bar.least and bar.most and bar.most > bar.least:
         first, end = scale(bar.least), max(width, scale(bar.most))
         middle = y + BAR / 2
         parts.append(
-            f'<path d="M{LABEL + first:.1f} {middle:.1f}H{LABEL + scale(bar.most):.1f}" stroke="{TEXT}" '
+            f'<path d="M{left + first:.1f} {middle:.1f}H{left + scale(bar.most):.1f}" stroke="{TEXT}" '
             'stroke-width="2"/>'
         )
-    parts.append(_text(LABEL + end + 6, y + 12, bar.text, size=12))
+    parts.append(_text(left + end + 6, y + 12, bar.text, size=12))
     return parts
 
 

@@ -240,24 +240,24 @@ def _section(scenario: Mapping[str, Any]) -> list[str]:
 def charts(result: Mapping[str, Any]) -> dict[str, str]:
     """Chart name -> SVG, of what was measured."""
     kinds = {kind: [one for one in result["scenarios"] if one["kind"] == kind] for kind in COLUMNS}
+    series = list(dict.fromkeys(system["title"] for one in result["scenarios"] for system in one["systems"]))
     found = {}
     if kinds["throughput"]:
-        found["throughput"] = bar_chart(
-            "Throughput", "records/s, median and range of the rounds; longer is better", _groups(kinds, "records_per_s")
-        )
-        found["cpu"] = bar_chart(
-            "CPU of the replicator",
-            "seconds per million records, median and range of the rounds; shorter is better",
-            _groups(kinds, "cpu_per_million"),
-        )
+        note = "records/s, median and range of the rounds; longer is better"
+        found["throughput"] = bar_chart("Throughput", note, _groups(kinds, "records_per_s"), series)
+        note = "seconds per million records, median and range of the rounds; shorter is better"
+        found["cpu"] = bar_chart("CPU of the replicator", note, _groups(kinds, "cpu_per_million"), series)
     if kinds["latency"]:
         groups = [
-            Group(f"{one['rate']} records/s, {label}", tuple(_bar(system, name) for system in one["systems"]))
+            Group(
+                f"{one['title'].removesuffix(', one by one')}, {label}",
+                tuple(_bar(system, name) for system in one["systems"]),
+            )
             for one in kinds["latency"]
             for name, label in PERCENTILES.items()
         ]
         note = "ms from the producer's send to a read_committed reader's poll, logarithmic; shorter is better"
-        found["latency"] = bar_chart("Latency", note, groups, logarithmic=True)
+        found["latency"] = bar_chart("Latency", note, groups, series, logarithmic=True)
     return found
 
 
