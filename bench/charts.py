@@ -55,14 +55,13 @@ def bar_chart(
     parts = [_text(0, 18, title, size=16, weight="600"), _text(0, 38, note, size=12)]
     shown = {bar.series for group in groups for bar in group.bars}
     x, y = 0.0, 50.0
-    for name in series:
-        if name in shown:
-            width = 32 + CHARACTER * len(name)
-            if x + width > WIDTH:
-                x, y = 0.0, y + 20
-            parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="12" height="12" rx="2" fill="{colours[name]}"/>')
-            parts.append(_text(x + 17, y + 10, name, size=12))
-            x += width
+    for name in (name for name in series if name in shown):
+        width = 32 + CHARACTER * len(name)
+        if x + width > WIDTH:
+            x, y = 0.0, y + 20
+        parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="12" height="12" rx="2" fill="{colours[name]}"/>')
+        parts.append(_text(x + 17, y + 10, name, size=12))
+        x += width
     y += 28
     for group in groups:
         height = len(group.bars) * (BAR + GAP)

@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Run:
         self.scenarios, self.count, self.timing, self.smoke = scenarios, count, timing, smoke
         self.began = time.monotonic()
         self.found: list[dict[str, Any]] = []
-        self._rehearsed: set[bool] = set()  # of a prepared topic, of a stream
+        self._rehearsed: set[Callable[..., None]] = set()  # those that were run
         self._facts = about.facts()
 
     def __call__(self, folder: Path) -> None:
@@ -96,7 +97,7 @@ class Run:
             prepared = check.read_source(pair.source, "orders", scenario.header)
             seconds = time.monotonic() - began
             self._say(f"  prepared {prepared.records:,} records, {prepared.bytes / 1e9:.1f} GB in {seconds:.0f} s")
-        self._rehearse(pair, scenario, prepared is not None)
+        self._rehearse(pair, scenario)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in scenario.systems}
         settings = {name: SYSTEMS[name].settings(pair.task(scenario, "orders", "settings")) for name in results}
         entry: dict[str, Any] = {
@@ -125,14 +126,14 @@ class Run:
         pair.clean(keep=lambda _: False)
         entry["seconds"] = round(time.monotonic() - began, 1)
 
-    def _rehearse(self, pair: Pair, scenario: Scenario, prepared: bool) -> None:
+    def _rehearse(self, pair: Pair, scenario: Scenario) -> None:
         """Once with the first prepared topic and once with the first stream, which ask different things of a broker."""
-        if prepared in self._rehearsed:
+        rehearse = rounds.rehearse if scenario.kind == "throughput" else live.rehearse
+        if rehearse in self._rehearsed:
             return
-        self._rehearsed.add(prepared)
+        self._rehearsed.add(rehearse)
         for name in REHEARSED:
             if name in scenario.systems:
-                rehearse = rounds.rehearse if prepared else live.rehearse
                 rehearse(pair, scenario, SYSTEMS[name], self.timing.rehearsal)
                 pair.clean(keep=lambda topic: topic == "orders")
                 self._say(f"  {name:18} rehearsed")

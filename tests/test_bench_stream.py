@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from bench import stream
@@ -39,7 +37,7 @@ class Until:
 class Recorder:
     """Stands for confluent_kafka's Producer."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self) -> None:
         self.turns = 0
         self.partitions: list[int] = []
 
@@ -58,7 +56,7 @@ class Recorder:
 
 @pytest.mark.parametrize("rate", [300, 1000, 20_000])
 def test_it_rests_between_two_turns_and_keeps_its_rate(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, producer = Clock(), Recorder({})
+    clock, producer = Clock(), Recorder()
     monkeypatch.setattr(stream, "time", clock)
     monkeypatch.setattr(stream, "Producer", lambda _: producer)
     monkeypatch.setattr(stream, "_until_closed", lambda: Until(clock, clock.now + 0.5))
